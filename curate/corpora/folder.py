@@ -1,0 +1,111 @@
+"""Reader of a folder of image files: flat, or one subfolder a class (the ImageFolder layout).
+
+The label is the first-level folder. Names that begin with a dot are skipped, files without an image extension too.
+Folders that are symbolic links are never entered; a link that leads out of the corpus is an item with an error.
+"""
+
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from stat import S_ISREG
+from typing import NamedTuple
+
+from curate.corpora.base import Item, Part, fingerprint, is_image, printable, split
+from curate.errors import CorpusEmpty, CorpusNotFound, UnknownCorpus
+
+
+class _Entry(NamedTuple):
+    uri: str
+    relative: str  # as the file system spells it
+    size: int  # bytes
+    mtime_ns: int
+    error: str | None
+
+
+class FolderCorpus:
+    """Images as files under one folder."""
+
+    scheme = "folder"
+    classes = None  # sorted names are the default order, so the layout states none
+    builtin = False
+
+    def __init__(self, name: str, path: str) -> None:
+        self.name, self.spec = name, f"folder:{path}"
+        self._root = Path(path).expanduser()
+        if not self._root.exists():
+            raise CorpusNotFound(f"corpus {name!r}: no such folder: {path}")
+        if not self._root.is_dir():
+            raise UnknownCorpus(f"corpus {name!r}: {path} is a file, and folder: reads a folder of images")
+        if not self._entries:
+            raise CorpusEmpty(f"corpus {name!r}: no image file (.jpg, .png, .webp, ...) under the folder {path}")
+
+    @staticmethod
+    def fits(path: Path) -> bool:
+        """Whether an image lies anywhere under the folder."""
+        return path.is_dir() and any(True for _ in _scan(path, path))
+
+    @cached_property
+    def _entries(self) -> list[_Entry]:
+        return sorted(_scan(self._root, self._root))
+
+    def identity(self) -> str:
+        """Over relative names, sizes and times of change."""
+        return fingerprint(self.scheme, *(tuple(entry) for entry in self._entries))
+
+    def parts(self) -> list[Part]:
+        """Files in uri order, PART_SIZE a part."""
+        return split(self._entries)
+
+    def read(self, part: Part) -> Iterator[Item]:
+        """The files' bytes; an unreadable file is an item with an error."""
+        return (self._item(entry) for entry in part.where)
+
+    def _item(self, entry: _Entry) -> Item:
+        label = entry.uri.split("/", 1)[0] if "/" in entry.uri else None
+        if entry.error:
+            return Item(uri=entry.uri, data=None, label=label, error=entry.error)
+        try:
+            data = (self._root / entry.relative).read_bytes()
+        except OSError as error:
+            return Item(uri=entry.uri, data=None, label=label, error=_reason(error))
+        return Item(uri=entry.uri, data=data, label=label)
+
+
+def _scan(folder: Path, root: Path) -> Iterator[_Entry]:
+    try:
+        with os.scandir(folder) as listing:
+            found = [entry for entry in listing if not entry.name.startswith(".")]
+    except OSError as error:
+        yield _entry(folder, root, error=_reason(error))
+        return
+    for entry in found:
+        path = Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            yield from _scan(path, root)
+        elif entry.is_symlink() and (is_image(entry.name) or entry.is_dir()) and _leads_out(path, root):
+            yield _entry(path, root, error="a symbolic link out of the corpus, not followed")
+        elif is_image(entry.name) and not entry.is_dir():
+            yield _look(path, root)
+
+
+def _look(path: Path, root: Path) -> _Entry:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        return _entry(path, root, error=_reason(error))
+    problem = None if S_ISREG(stat.st_mode) else "not a regular file"  # opening a pipe would wait for ever
+    return _entry(path, root, error=problem, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
+
+
+def _entry(path: Path, root: Path, *, error: str | None, size: int = 0, mtime_ns: int = 0) -> _Entry:
+    relative = path.relative_to(root).as_posix()
+    return _Entry(printable(relative), relative, size, mtime_ns, error)
+
+
+def _leads_out(path: Path, root: Path) -> bool:
+    return not path.resolve().is_relative_to(root.resolve())
+
+
+def _reason(error: OSError) -> str:
+    return f"unreadable: {error.strerror or error}"

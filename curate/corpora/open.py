@@ -1,0 +1,90 @@
+"""From what the user typed to a corpus: `NAME=SPEC`, a SPEC, or a bare path whose kind is found by looking inside."""
+
+import re
+from pathlib import Path
+from typing import Protocol
+
+from curate.corpora.base import Corpus, is_pattern
+from curate.corpora.builtin import BUILTINS, BuiltinCorpus
+from curate.corpora.folder import FolderCorpus
+from curate.corpora.parquet import ParquetCorpus
+from curate.corpora.wds import WdsCorpus
+from curate.errors import CorpusAmbiguous, CorpusEmpty, CorpusNotFound, UnknownCorpus
+
+
+class Reader(Protocol):
+    """A class of corpora."""
+
+    def __call__(self, name: str, path: str) -> Corpus:
+        """Open what lies at the path, under a name."""
+
+    def fits(self, path: Path, /) -> bool:
+        """Whether a bare path can be read so."""
+
+
+CORPORA: dict[str, Reader] = {
+    "folder": FolderCorpus,
+    "wds": WdsCorpus,
+    "parquet": ParquetCorpus,
+    "builtin": BuiltinCorpus,
+}
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+]+):(.*)", re.DOTALL)  # two letters at least: C:\ is a drive
+
+
+def open_corpus(option: str) -> Corpus:
+    """Open the corpus that `NAME=SPEC` or a bare SPEC describes (NAME is then the stem of the path).
+
+    SPEC is `folder:PATH`, `wds:PATTERN`, `parquet:PATH`, `builtin:NAME[?k=v]`, or a path. Raises UnknownCorpus for a
+    name or scheme that is not allowed, CorpusNotFound, CorpusEmpty, CorpusAmbiguous where two kinds fit a path, and
+    CorpusDamaged where a container is broken.
+    """
+    name, spec = _split_option(option)
+    match = _SCHEME.fullmatch(spec)
+    if match is None:
+        scheme, path = _look_inside(spec), spec
+    else:
+        scheme, path = match[1], match[2]
+        if scheme not in CORPORA:
+            raise UnknownCorpus(f"unknown corpus scheme {scheme!r} in {option!r}; known: {_known()}, or a path")
+    if not path:
+        raise UnknownCorpus(f"nothing after {scheme}: in {option!r}; expected {scheme}:PATH")
+    return CORPORA[scheme](name or _stem(path), path)
+
+
+def _split_option(option: str) -> tuple[str | None, str]:
+    name, equals, spec = option.partition("=")
+    if not equals or re.search(r"[/\\:?]", name):  # an '=' inside a path or a query names nothing
+        name, spec = "", option
+    elif not _NAME.fullmatch(name):
+        raise UnknownCorpus(f"corpus name {name!r} in {option!r}; expected only letters, digits, '_', '.' and '-'")
+    if not spec:
+        raise UnknownCorpus(f"empty corpus in {option!r}; expected NAME=SPEC with SPEC one of {_known()}, or a path")
+    return name or None, spec
+
+
+def _look_inside(text: str) -> str:
+    """The scheme of the one reader that can use what lies at a path."""
+    path = Path(text).expanduser()
+    if not path.exists() and not is_pattern(text):
+        hint = f"did you mean builtin:{text}?" if text in BUILTINS else f"expected a path, or one of {_known()}"
+        raise CorpusNotFound(f"no such file or folder: {text}; {hint}")
+    fitting = [scheme for scheme, reader in CORPORA.items() if reader.fits(path)]
+    if len(fitting) > 1:
+        spellings = " or ".join(f"{scheme}:{text}" for scheme in fitting)
+        raise CorpusAmbiguous(f"more than one kind of corpus lies in {text}; say which: {spellings}")
+    if not fitting:
+        raise CorpusEmpty(f"nothing usable in {text}: no image file, no .tar, no .parquet; expected one of {_known()}")
+    return fitting[0]
+
+
+def _stem(path: str) -> str:
+    """A corpus name from a path: its stem, with every character that a name may not have as '-'."""
+    base = Path(path.partition("?")[0]).expanduser()
+    stem = (base.resolve() if base.name in ("", "..") else base).stem
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-.") or "corpus"
+
+
+def _known() -> str:
+    return ", ".join(f"{scheme}:" for scheme in CORPORA)

@@ -1,0 +1,47 @@
+"""Errors of the `curate` room; see manifests/errors.py for the whole tree.
+
+CurateError            exit 2
+├── UnknownCorpus      exit 2   a corpus option, scheme, builtin name or file kind that no reader knows
+├── CorpusNotFound     exit 2   nothing lies where the option points
+├── CorpusEmpty        exit 2   the place exists and holds no image
+├── CorpusAmbiguous    exit 2   more than one reading fits; the option must say which
+├── CorpusUnusable     exit 2   every image of every corpus is damaged
+├── UnknownMode        exit 2   a selection rule that does not exist
+└── CorpusDamaged      exit 4   a container (tar, Parquet file) whose structure is broken: images may be missing
+"""
+
+from manifests.errors import TransfersetError
+
+
+class CurateError(TransfersetError):
+    """Base of the errors that a user of `curate` can cause or mend."""
+
+
+class UnknownCorpus(CurateError):
+    """The corpus option is not of a form that any reader knows."""
+
+
+class CorpusNotFound(CurateError):
+    """Nothing lies where the corpus option points."""
+
+
+class CorpusEmpty(CurateError):
+    """The corpus exists and holds no image."""
+
+
+class CorpusAmbiguous(CurateError):
+    """More than one reading of the corpus fits."""
+
+
+class CorpusUnusable(CurateError):
+    """There are samples, and none of them could be used."""
+
+
+class UnknownMode(CurateError):
+    """No selection rule has that name."""
+
+
+class CorpusDamaged(CurateError):
+    """A container of images is broken, so that images may be missing."""
+
+    exit_code = 4

@@ -1,0 +1,10 @@
+"""entropy-topk: the images on which the teacher is least sure."""
+
+from curate.select.base import Rule
+
+ENTROPY_TOPK = Rule(
+    order_by=lambda seed: "entropy DESC",
+    kept="top-k",
+    cut="below cut",
+    source="MosaicKD, supplement, Algorithm 1: keep the k images of highest softmax entropy",
+)

@@ -1,0 +1,348 @@
+"""The `distill` command: train a student, evaluate it, pretrain a teacher. Wires curation's readers in for labels."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from manifests.console import emit_json, new_app, note, print_table, progress, run
+
+if TYPE_CHECKING:
+    from distill.models.teachers import Classifier
+    from shards.index import ShardFolder
+
+app = new_app("Train a small student from a transfer set and a teacher.")
+
+STARTER_SIZE = 16
+"""px; the digits have 8, and at 16 a WRN-40-2 learns them in well under a minute on two cores"""
+STARTER_EPOCHS = 8
+STARTER_TEST = "builtin:digits?split=test"
+STARTER_TRAIN = "builtin:digits?split=train"
+
+Work = Annotated[Path, typer.Option(help="Folder for what can be made again: corpus stores, scores.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16; auto is bfloat16 where the hardware has it.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; default: all cores.", min=1)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Move another run in --out aside.")]
+StopAfter = Annotated[str | None, typer.Option(help="Save and stop after this long (9m, 90s); rerun to go on.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: NAME=VALUE; repeat for more.")]
+DEFAULT_WORK = Path(".transferset")
+
+
+@app.command()
+def train(
+    shards: Annotated[Path, typer.Option(help="Transfer set, as `curate select` writes it.")] = Path("transfer-set"),
+    student: Annotated[str, typer.Option(help="Architecture of the student.")] = "wrn16_1",
+    method: Annotated[str, typer.Option(help="kd or mosaickd.")] = "kd",
+    teacher: Annotated[
+        str | None, typer.Option(help="Teacher's architecture; default: the transfer set's own teacher.")
+    ] = None,
+    teacher_weights: Annotated[Path | None, typer.Option(help="The teacher's safetensors file.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="paper (published settings) or starter; default: by the transfer set.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the train split.")] = None,
+    updates: Annotated[int | None, typer.Option(help="Student updates, instead of epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Real images in a batch.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of the student.")] = None,
+    settings: Set = None,
+    seed: Annotated[int, typer.Option(help="Of initial weights, order, augmentation and noise.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/METHOD-STUDENT-HASH.")] = None,
+    stop_after: StopAfter = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+    replace: Replace = False,
+    json: Json = False,
+) -> None:
+    """Train a student on a transfer set; the same command again resumes, or shows a finished run."""
+    from distill.device import choose_device, choose_dtype
+    from distill.recipes import configure
+    from distill.run import RunConfig, default_out, distill
+    from distill.train import Pace
+    from shards.index import open_folder
+
+    pace = Pace(stop_after_s=_seconds(stop_after))
+    where = choose_device(device)
+    precision = choose_dtype(dtype, where)
+    folder = open_folder(shards)
+    _check_kind(folder)
+    if recipe is None:
+        recipe = "starter" if folder.document["builtin"] else "paper"
+        if recipe == "starter":
+            note("a starter transfer set: using the short `starter` recipe; --recipe paper gives the published one")
+    changes = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+    typed = {name: value for name, value in changes.items() if value is not None} | _settings(settings)
+    config = RunConfig(
+        method=method,
+        student=student,
+        config=configure(recipe, method, typed),
+        updates=updates,
+        seed=seed,
+        dtype=precision,
+    )
+    _set_threads(threads)
+    the_teacher = _find_teacher(folder, teacher, teacher_weights, dtype=precision, device=where)
+    out = out or default_out(config.plan(folder, the_teacher, device=where))
+    report = distill(
+        folder,
+        the_teacher,
+        config,
+        out=out,
+        device=where,
+        replace=replace,
+        pace=pace,
+        progress=lambda label, total: progress(label, total, unit="steps"),
+    )
+    if json:
+        emit_json({"out": str(out), **report})
+        return
+    state = "finished" if report["finished"] else f"stopped at step {report['steps']:,} of {report['steps_planned']:,}"
+    print(f"{out}: {state}; {report['student_updates']:,} student updates in {report['seconds']:,.0f} s")
+    agreement = report["agreement"]
+    if agreement["last"] is not None:
+        print(
+            f"agreement with the teacher on {agreement['images']:,} held-out images: last {agreement['last']:.4f}, "
+            f"chosen {agreement['chosen']:.4f} (step {agreement['chosen_step']:,})"
+        )
+    print(f"report: {out / 'report.html'}")
+
+
+@app.command("eval")
+def evaluate(
+    target: Annotated[Path, typer.Argument(help="A run folder, or a weights file.")],
+    data: Annotated[
+        str | None, typer.Option(help="Labelled corpus, [NAME=]SPEC; default: a built-in teacher's own test set.")
+    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="Teacher's architecture; default: the run's own.")] = None,
+    teacher_weights: Annotated[Path | None, typer.Option(help="The teacher's safetensors file.")] = None,
+    work: Work = DEFAULT_WORK,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Accuracy on labelled data, and agreement with the teacher. The only command that sees test labels."""
+    from distill.device import choose_device, choose_dtype
+    from distill.evaluation import evaluate_networks, load_target, save_evaluation
+
+    where = choose_device(device)
+    precision = choose_dtype(dtype, where)
+    _set_threads(threads)
+    networks = load_target(target, dtype=precision, device=where)
+    judge = _run_teacher(target, teacher, teacher_weights, dtype=precision, device=where)
+    known = judge or next(iter(networks.values()))
+    spec = data or _default_data(known)
+    store = _labelled(spec, size=known.input_size, work=work, threads=threads)
+    result = evaluate_networks(networks, judge, store, device=where)
+    save_evaluation(target, result)
+    if json:
+        emit_json(result)
+        return
+    rows = [[n, s["accuracy"], s["agreement"]] for n, s in result["students"].items()]
+    if judge:
+        stated = judge.metadata.get("test_accuracy")
+        rows.append([f"teacher {judge.name}" + (f" (stated {stated})" if stated else ""), result["teacher_accuracy"]])
+    print_table(["network", "accuracy", "agreement"], [[*row, None][:3] for row in rows])
+    print(f"on {result['images']:,} images of {result['corpus']}")
+
+
+@app.command()
+def pretrain(
+    model: Annotated[str, typer.Argument(help="Architecture, such as wrn40_2.")],
+    data: Annotated[str, typer.Option(help="Labelled training corpus, [NAME=]SPEC.")],
+    test: Annotated[str | None, typer.Option(help="Labelled test corpus, [NAME=]SPEC, used once, at the end.")] = None,
+    size: Annotated[int, typer.Option(help="Resolution in px.", min=8)] = 32,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in a batch.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate of the one-cycle schedule.")] = None,
+    settings: Set = None,
+    flip: Annotated[bool, typer.Option(help="Augment with mirrored images; not for digits or letters.")] = True,
+    seed: Annotated[int, typer.Option(help="Of initial weights, order and augmentation.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/pretrain-MODEL-CORPUS.")] = None,
+    work: Work = DEFAULT_WORK,
+    stop_after: StopAfter = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+    replace: Replace = False,
+    json: Json = False,
+) -> None:
+    """Train a classifier on labelled data: a teacher, or a student's from-scratch baseline."""
+    from distill.device import choose_device, choose_dtype
+    from distill.methods.supervised import SupervisedConfig
+    from distill.pretrain import PretrainConfig
+    from distill.pretrain import pretrain as train_classifier
+    from distill.recipes import configure
+    from distill.train import Pace
+
+    where = choose_device(device)
+    changes = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+    typed = {name: value for name, value in changes.items() if value is not None} | _settings(settings)
+    config = configure("paper", "supervised", typed)
+    if not isinstance(config, SupervisedConfig):
+        raise AssertionError("the supervised method has another config")
+    job = PretrainConfig(model=model, config=config, seed=seed, flip=flip, dtype=choose_dtype(dtype, where))
+    _set_threads(threads)
+    store = _labelled(data, size=size, work=work, threads=threads)
+    tested = _labelled(test, size=size, work=work, threads=threads) if test else None
+    out = out or Path("runs") / f"pretrain-{model}-{store.document['corpus']}"
+    report = train_classifier(
+        store,
+        job,
+        out=out,
+        device=where,
+        test=tested,
+        dataset=str(store.document["corpus"]),
+        replace=replace,
+        pace=Pace(stop_after_s=_seconds(stop_after)),
+        progress=lambda label, total: progress(label, total, unit="steps"),
+    )
+    if json:
+        emit_json({"out": str(out), **report})
+    elif not report["finished"]:
+        print(f"{out}: stopped at step {report['steps']:,}; run the same command again to go on")
+    else:
+        accuracy = report["test_accuracy"]
+        tested_on = f", test accuracy {accuracy:.4f} on {report['test_images']:,} images" if tested else ""
+        print(f"{report['weights']}: trained in {report['seconds']:,.0f} s{tested_on}")
+        print(f"use it with --teacher {model} --teacher-weights {report['weights']}")
+
+
+def starter_teacher(arch: str, *, device: str = "auto", threads: int | None = None) -> Path:
+    """Weights of the starter's teacher: `arch` trained on scikit-learn's digits, once per user, then cached."""
+    from distill.device import choose_device, choose_dtype
+    from distill.methods.supervised import SupervisedConfig
+    from distill.models.store import find_starter, register, store_dir
+    from distill.pretrain import PretrainConfig
+    from distill.pretrain import pretrain as train_classifier
+
+    if (found := find_starter(arch)) is not None:
+        return found
+    note(f"training the starter teacher ({arch} on scikit-learn's digits), once; about half a minute on two cores")
+    where, folder = choose_device(device), store_dir().parent / "starter"
+    train_set, test_set = (
+        _labelled(spec, size=STARTER_SIZE, work=folder, threads=threads) for spec in (STARTER_TRAIN, STARTER_TEST)
+    )
+    job = PretrainConfig(
+        model=arch,
+        config=SupervisedConfig(epochs=STARTER_EPOCHS, batch_size=64),
+        flip=False,
+        dtype=choose_dtype("auto", where),
+    )
+    report = train_classifier(
+        train_set,
+        job,
+        out=folder / arch,
+        device=where,
+        test=test_set,
+        dataset=STARTER_TRAIN,
+        replace=True,
+        progress=lambda label, total: progress(label, total, unit="steps"),
+    )
+    return register(report["weights"])
+
+
+def _labelled(spec: str, *, size: int, work: Path, threads: int | None) -> "ShardFolder":
+    """Ingest a labelled corpus."""
+    from curate.corpora import open_corpus
+    from curate.ingest import ingest
+
+    corpus = open_corpus(spec)
+    with progress(f"ingest {corpus.name}", sum(part.count for part in corpus.parts())) as advance:
+        store = ingest(corpus, size=size, work=work, threads=threads, advance=advance).store
+    bad = store.document["seen"] - store.rows()
+    if bad:
+        note(f"{bad:,} of {store.document['seen']:,} samples of {corpus.name} could not be used")
+    return store
+
+
+def _find_teacher(folder: "ShardFolder", name: str | None, weights: Path | None, **how: Any) -> "Classifier":
+    """The teacher asked for, else the one that the transfer set was made with."""
+    from distill.errors import UnknownTeacher
+    from distill.models.store import find_by_hash, resolve
+    from distill.models.teachers import load_classifier
+
+    if weights is not None:
+        return load_classifier(weights, arch=name, **how)
+    made_with = folder.document["teacher"]
+    if name in {None, made_with["arch"]}:
+        if (found := find_by_hash(made_with["sha256"])) is not None:
+            return load_classifier(found, **how)
+        if name is None:
+            raise UnknownTeacher(
+                f"the teacher of {folder.path}, {made_with['name']}, is not in the store; pass --teacher-weights FILE"
+            )
+    return load_classifier(resolve(str(name)), **how)
+
+
+def _run_teacher(target: Path, name: str | None, weights: Path | None, **how: Any) -> "Classifier | None":
+    """The teacher asked for, else a run's own if it is in the store, else none."""
+    from distill.evaluation import run_plan
+    from distill.models.store import find_by_hash, resolve
+    from distill.models.teachers import load_classifier
+
+    if weights is not None:
+        return load_classifier(weights, arch=name, **how)
+    if name is not None:
+        return load_classifier(resolve(name), **how)
+    plan = run_plan(target)
+    found = find_by_hash(plan["teacher"]) if plan else None
+    return load_classifier(found, **how) if found else None
+
+
+def _default_data(network: "Classifier") -> str:
+    from distill.errors import BadLabels
+
+    if network.metadata.get("dataset") == STARTER_TRAIN:
+        note(f"no --data given: using the starter's own test set, {STARTER_TEST}")
+        return STARTER_TEST
+    raise BadLabels("which labelled images? pass --data [NAME=]SPEC, such as --data test=data/test.parquet")
+
+
+def _check_kind(folder: "ShardFolder") -> None:
+    from distill.errors import DistillError
+
+    if folder.document["kind"] != "transfer-set":
+        raise DistillError(f"{folder.path} is a corpus store, not a transfer set; make one with `curate select`")
+
+
+def _settings(pairs: list[str] | None) -> dict[str, str]:
+    from distill.errors import DistillError
+
+    found = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise DistillError(f"--set {pair!r}; expected NAME=VALUE, such as --set temperature=4")
+        found[name] = value
+    return found
+
+
+def _seconds(text: str | None) -> float | None:
+    from distill.errors import DistillError
+
+    if text is None:
+        return None
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
+    try:
+        seconds = float(number) * unit
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise DistillError(f"--stop-after {text!r}; expected a time such as 90s, 9m or 1h")
+    return seconds
+
+
+def _set_threads(threads: int | None) -> None:
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def main() -> None:
+    """Entry point of the `distill` command."""
+    run(app, "distill")

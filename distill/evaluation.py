@@ -1,0 +1,72 @@
+"""What `distill eval` does: accuracy of the networks of a run, or of one weights file, on labelled images."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill.device import hardware
+from distill.errors import BadWeights
+from distill.evaluate import agreement, predictions, read_labels
+from distill.models.teachers import Classifier, Precision, load_classifier
+from distill.report import write_report
+from distill.run import load_run
+from manifests.commit import PLAN, write_json
+from shards.index import ShardFolder, open_folder
+
+
+def run_plan(target: Path) -> dict[str, Any] | None:
+    """The plan of a run folder, or None for a weights file."""
+    path = target / PLAN
+    return dict(json.loads(path.read_bytes())) if path.exists() else None
+
+
+def load_target(target: Path, *, dtype: Precision, device: torch.device) -> dict[str, Classifier]:
+    """The networks to evaluate, by name: a run's last and chosen student, or the one in a file."""
+    if target.is_dir():
+        return load_run(target, dtype=dtype, device=device)
+    if not target.exists():
+        raise BadWeights(f"{target} does not exist; expected a run folder or a weights file")
+    return {target.stem: load_classifier(target, dtype=dtype, device=device)}
+
+
+def evaluate_networks(
+    networks: Mapping[str, Classifier], teacher: Classifier | None, store: ShardFolder, *, device: torch.device
+) -> dict[str, Any]:
+    """Accuracy of each network and of the teacher, and each one's agreement with the teacher."""
+    first = next(iter(networks.values()))
+    truth = read_labels(store, first.classes).as_dict()
+    theirs = _predict(teacher, store, device) if teacher else None
+    students = {}
+    for name, network in networks.items():
+        mine = _predict(network, store, device)
+        students[name] = {
+            "sha256": network.sha256,
+            "accuracy": agreement(mine, truth),
+            "agreement": agreement(mine, theirs) if theirs else None,
+        }
+    return {
+        "corpus": store.document["corpus"],
+        "store": store.id,
+        "images": store.rows(),
+        "students": students,
+        "teacher": {"name": teacher.name, "sha256": teacher.sha256} if teacher else None,
+        "teacher_accuracy": agreement(theirs, truth) if theirs else None,
+        "dtype": first.dtype,
+        "hardware": hardware(device),
+    }
+
+
+def save_evaluation(target: Path, result: Mapping[str, Any]) -> None:
+    """Keep a run's evaluation beside its report, and put it on the page; nothing to keep for a weights file."""
+    if not target.is_dir():
+        return
+    write_json(target / f"eval-{result['corpus']}.json", result)
+    report = json.loads((target / "report.json").read_bytes())
+    write_report(target, open_folder(report["transfer_set"]))
+
+
+def _predict(network: Classifier, store: ShardFolder, device: torch.device) -> dict[bytes, int]:
+    return predictions(lambda images: network(images).logits_BK, store, device=device)

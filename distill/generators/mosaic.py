@@ -1,0 +1,105 @@
+"""MosaicKD's generator and patch discriminator, in both published forms.
+
+`paper`: Tables 2 and 3 of the supplement (Fang et al. 2021, Mosaicking to Distill). `code`: the authors' released code,
+which the published numbers come from. Both start from a map of a quarter of the side and upsample twice, and both judge
+patches: one logit per position of a map, each seeing only its receptive field.
+
+Ours where the sources are silent: LeakyReLU slope 0.2 and no BN after the discriminator's first convolution in `code`
+(both as in DCGAN), nearest-neighbour upsampling, no bias before BN, torch's default initialisation. Images larger than
+32 pixels start from a larger map (the paper adds layers that it does not specify).
+"""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from distill.errors import UnsupportedSize
+
+Variant = Literal["paper", "code"]
+SLOPE = 0.2  # of LeakyReLU
+_UPSAMPLED = 4  # two upsamplings by 2
+
+
+class Generator(nn.Module):
+    """Images in [0, 1] from normal noise: z_BZ -> (B, channels, size, size).
+
+    | stage                       | `paper` (1.05 M) | `code` (2.03 M)     |
+    |-----------------------------|------------------|---------------------|
+    | linear to size/4 x size/4 x | 128              | 256                 |
+    | after it                    | BN, LeakyReLU    | BN                  |
+    | upsample, 3x3 conv to       | 128              | 128                 |
+    | upsample, 3x3 conv to       | 64               | 64                  |
+    | 3x3 conv to                 | channels         | channels            |
+
+    with BN and LeakyReLU after the first two convolutions and a sigmoid at the end. Of `code`, the start map and the
+    total are facts; 256 -> 128 -> 64 is the ladder of widths that gives this total (parameters: 100-d z, 32 pixels).
+
+    Raises UnsupportedSize unless `size` is a multiple of 4.
+    """
+
+    def __init__(self, *, z_dim: int = 100, channels: int = 3, size: int = 32, variant: Variant = "code") -> None:
+        super().__init__()
+        if size < _UPSAMPLED or size % _UPSAMPLED:
+            raise UnsupportedSize(f"MosaicKD's generator makes images whose side is a multiple of 4; got {size}")
+        width = {"paper": 128, "code": 256}[variant]
+        start = size // _UPSAMPLED
+        self.z_dim = z_dim
+        self.start = nn.Sequential(
+            nn.Linear(z_dim, width * start * start),
+            nn.Unflatten(1, (width, start, start)),
+            nn.BatchNorm2d(width),
+            *([nn.LeakyReLU(SLOPE)] if variant == "paper" else []),
+        )
+        self.body = nn.Sequential(
+            nn.Upsample(scale_factor=2),
+            *_conv(width, 128, kernel=3, stride=1),
+            nn.Upsample(scale_factor=2),
+            *_conv(128, 64, kernel=3, stride=1),
+            nn.Conv2d(64, channels, 3, padding=1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, z_BZ: Tensor) -> Tensor:
+        """Images in [0, 1], images_BCHW, of z_BZ ~ N(0, 1)."""
+        images_BCHW: Tensor = self.body(self.start(z_BZ))
+        return images_BCHW
+
+
+class Discriminator(nn.Module):
+    """One logit per patch: (B, channels, H, W) in [0, 1] -> (B, 1, h, w), with no sigmoid at its end.
+
+    `paper`: 3x3 stride 2 to 64, 3x3 stride 2 to 128, 3x3 to 1: each logit sees 15 x 15 pixels. `code`: 4x4 stride 2 to
+    128, 4x4 stride 2 to 256, 1x1 to 1: each sees 10 x 10. `stride` is that of the last convolution: the larger it is,
+    the fewer patches are judged and the less they overlap (h = ceil(H / 4 / stride)). The supplement's Table 4 has, for
+    WRN-40-2 to WRN-16-1, 61.01 % at 1 and 59.56 % at 2.
+    """
+
+    def __init__(self, *, channels: int = 3, stride: int = 1, variant: Variant = "code") -> None:
+        super().__init__()
+        if variant == "paper":
+            self.layers = nn.Sequential(
+                *_conv(channels, 64, kernel=3, stride=2),
+                *_conv(64, 128, kernel=3, stride=2),
+                nn.Conv2d(128, 1, 3, stride=stride, padding=1),
+            )
+        else:
+            self.layers = nn.Sequential(
+                nn.Conv2d(channels, 128, 4, stride=2, padding=1),
+                nn.LeakyReLU(SLOPE),
+                *_conv(128, 256, kernel=4, stride=2),
+                nn.Conv2d(256, 1, 1, stride=stride),
+            )
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """The patch map of logits, map_B1hw; positive means real."""
+        map_B1hw: Tensor = self.layers(images_BCHW)
+        return map_B1hw
+
+
+def _conv(channels_in: int, channels_out: int, *, kernel: int, stride: int) -> list[nn.Module]:
+    """A convolution that keeps (stride 1) or halves (stride 2) the side, BN, LeakyReLU."""
+    return [
+        nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.LeakyReLU(SLOPE),
+    ]

@@ -1,0 +1,157 @@
+"""What a method is: named state, and one step on real batches. The loop in `distill/train.py` knows no more."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from distill.errors import DistillError
+from distill.models.student import Student
+from distill.models.teachers import Classifier
+from manifests.keys import address
+from shards.augment import crop_and_flip
+
+
+class Stateful(Protocol):
+    """Anything whose state a checkpoint keeps: networks, optimisers, memories."""
+
+    def state_dict(self) -> Any:
+        """State as nested dicts and lists of tensors and plain values."""
+
+    def load_state_dict(self, state_dict: Any, /) -> Any:
+        """Take a state back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealBatch:
+    """Images from the stream, on the device."""
+
+    images_BCHW: Tensor
+    """uint8"""
+    keys: NDArray[np.bytes_]
+    labels_B: Tensor | None
+    """int64 class numbers, for labelled data only"""
+    epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What every method's config has; each adds its own, with its paper's defaults."""
+
+    batch_size: int = 128
+    """images from the stream in a batch"""
+    epochs: int = 200
+    """passes over the train split, which set the number of steps"""
+    lr: float = 0.1
+    """of the student's SGD, at the start of the schedule"""
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("epochs", 1), ("lr", 0), ("momentum", 0), ("weight_decay", 0)):
+            if getattr(self, name) < least:
+                raise DistillError(f"{name} is {getattr(self, name)}; expected at least {least}")
+
+    @property
+    def batches_per_step(self) -> int:
+        """Stream batches that one step consumes."""
+        return 1
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimiser updates of the student in one step."""
+        return 1
+
+    @property
+    def queries_per_step(self) -> int:
+        """Images that one step puts through the teacher."""
+        return self.batch_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a method is given: networks, and the facts of the run."""
+
+    teacher: Classifier | None
+    """None only for methods that learn from labels"""
+    student: Student
+    device: torch.device
+    steps: int
+    """of the whole run: schedules are functions of step / steps"""
+    seed: int
+    flip: bool
+    """whether mirrored images are still of the same class"""
+
+    @property
+    def the_teacher(self) -> Classifier:
+        """The teacher, for methods that cannot do without."""
+        if self.teacher is None:
+            raise AssertionError("this method needs a teacher and was built without one")
+        return self.teacher
+
+    def augmented(self, batch: RealBatch) -> Tensor:
+        """The batch's images, cropped and flipped as addressed by (seed, key, epoch); uint8."""
+        return crop_and_flip(batch.images_BCHW, batch.keys, seed=self.seed, view=batch.epoch, flip=self.flip)
+
+    def noise(self, purpose: str, step: int, shape: Sequence[int]) -> Tensor:
+        """Standard normal numbers on the device, addressed by (seed, purpose, step)."""
+        generator = torch.Generator(self.device).manual_seed(address(self.seed, purpose, step) >> 1)
+        return torch.randn(*shape, device=self.device, generator=generator)
+
+
+class Method(ABC):
+    """One way of training a student. Subclasses set the class variables and implement `parts` and `step`."""
+
+    config_class: ClassVar[type[Config]]
+    source: ClassVar[str]
+    """paper and place"""
+    needs_labels: ClassVar[bool] = False
+
+    def __init__(self, setup: Setup, config: Config) -> None:
+        self.setup, self.config = setup, config
+
+    @abstractmethod
+    def parts(self) -> dict[str, Stateful]:
+        """Every stateful object by name; the loop saves, restores and moves exactly these."""
+
+    @abstractmethod
+    def step(self, real: Sequence[RealBatch], step: int) -> dict[str, Tensor]:
+        """Learn from ``batches_per_step`` batches; return each loss term, detached, on the device."""
+
+    def samples(self, count: int) -> Tensor | None:  # noqa: ARG002  # methods with a generator use it
+        """Synthetic images in [0, 1] (count, C, H, W) for people to look at, or None without a generator."""
+        return None
+
+
+def sgd(student: Student, config: Config) -> torch.optim.Optimizer:
+    """The student's optimiser."""
+    return torch.optim.SGD(
+        student.net.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+
+
+def descend(loss: Tensor, optimizer: torch.optim.Optimizer, *, lr: float) -> None:
+    """One update at this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without annotations
+    optimizer.step()
+
+
+@contextmanager
+def no_gradients_for(*networks: nn.Module) -> Iterator[None]:
+    """Let gradients pass through these networks without computing those of their own weights."""
+    for network in networks:
+        network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for network in networks:
+            network.requires_grad_(True)

@@ -1,0 +1,52 @@
+"""kd: match the teacher's softened answers on real images (Hinton, Vinyals and Dean 2015).
+
+Defaults are MosaicKD's baseline: SGD 0.1, momentum 0.9, weight decay 1e-4, batches of 128, temperature 5, 200 epochs,
+cosine per iteration. Class-balanced transfer sets (Nayak et al. 2021) are this method on another selection.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distill.errors import DistillError
+from distill.losses.kl import kl_divergence
+from distill.methods.base import Config, Method, RealBatch, Setup, Stateful, descend, sgd
+from distill.methods.schedules import cosine
+
+
+@dataclass(frozen=True, kw_only=True)
+class KDConfig(Config):
+    """Settings of `kd`."""
+
+    temperature: float = 5.0
+    """of both softmaxes; the loss is multiplied by its square"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature <= 0:
+            raise DistillError(f"temperature is {self.temperature}; expected more than 0")
+
+
+class KD(Method):
+    """T^2 KL(teacher || student) on augmented real images."""
+
+    config_class = KDConfig
+    source = "Hinton et al. 2015; settings of MosaicKD's baseline"
+    config: KDConfig
+
+    def __init__(self, setup: Setup, config: KDConfig) -> None:
+        super().__init__(setup, config)
+        self.optimizer = sgd(setup.student, config)
+
+    def parts(self) -> dict[str, Stateful]:
+        return {"student": self.setup.student.net, "optimizer": self.optimizer}
+
+    def step(self, real: Sequence[RealBatch], step: int) -> dict[str, Tensor]:
+        images_BCHW = self.setup.augmented(real[0])
+        with torch.no_grad():
+            teacher_BK = self.setup.the_teacher(images_BCHW).logits_BK
+        loss = kl_divergence(teacher_BK, self.setup.student(images_BCHW), temperature=self.config.temperature)
+        descend(loss, self.optimizer, lr=self.config.lr * cosine(step, self.setup.steps))
+        return {"kl": loss.detach()}

@@ -1,0 +1,29 @@
+"""The student: a network in training behind the teacher's normaliser."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from distill.models import Network
+from distill.models.teachers import Precision, view
+
+
+class Student(nn.Module):
+    """uint8 or [0, 1] images -> float32 logits; in bfloat16 the backbone runs under autocast in channels-last."""
+
+    mean_C: Tensor
+    std_C: Tensor
+
+    def __init__(
+        self, net: Network, *, mean: Sequence[float], std: Sequence[float], dtype: Precision = "float32"
+    ) -> None:
+        super().__init__()
+        self.net = net.to(memory_format=torch.channels_last) if dtype == "bfloat16" else net
+        self.dtype: Precision = dtype
+        self.register_buffer("mean_C", torch.tensor(list(mean)), persistent=False)
+        self.register_buffer("std_C", torch.tensor(list(std)), persistent=False)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """logits_BK."""
+        return view(self.net, images_BCHW, mean_C=self.mean_C, std_C=self.std_C, dtype=self.dtype).logits_BK

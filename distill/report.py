@@ -1,0 +1,81 @@
+"""The page of a run: what it learned from, how it went, and what came out. Derived from the run folder alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from distill.train import read_metrics
+from manifests.commit import write_bytes
+from shards.figures import transfer_set_facts, transfer_set_figures
+from shards.index import ShardFolder
+from shards.page import Figure, lines, picture, render, table
+
+PAGE = "report.html"
+_FACTS = {"step", "updates", "seconds", "agreement"}  # what a metrics line says besides loss terms
+
+
+def write_report(run: Path, folder: ShardFolder) -> None:
+    """Write `report.html` from report.json, metrics.jsonl, mosaics and any eval-*.json of the run."""
+    report = json.loads((run / "report.json").read_bytes())
+    metrics = read_metrics(run)
+    outcome = [*_evaluations(run), _agreement(report, metrics)]
+    sections = [
+        ("Outcome", outcome),
+        ("Training", _training(run, metrics)),
+        ("Transfer set", transfer_set_figures(folder)),
+    ]
+    plan = report["run"]
+    page = render(
+        title=f"{plan['method']}: {report['teacher']['name']} to {plan['student']}",
+        lead="A student trained without its teacher's data.",
+        facts=[
+            ("method", plan["method"]),
+            ("student", plan["student"]),
+            ("student updates", f"{report['student_updates']:,}"),
+            ("teacher queries", f"{report['teacher_queries']:,}"),
+            ("time", f"{report['seconds']:,.0f} s on {report['hardware']['name']}"),
+            *transfer_set_facts(folder),
+        ],
+        sections=sections,
+    )
+    write_bytes(run / PAGE, page.encode())
+
+
+def _evaluations(run: Path) -> list[Figure]:
+    figures = []
+    for path in sorted(run.glob("eval-*.json")):
+        result = json.loads(path.read_bytes())
+        rows: list[list[Any]] = [["teacher", _percent(result["teacher_accuracy"]), ""]]
+        rows += [
+            [f"student ({name})", _percent(s["accuracy"]), _percent(s["agreement"])]
+            for name, s in result["students"].items()
+        ]
+        caption = f"On {result['images']:,} labelled images of {result['corpus']}."
+        figures.append(table("Accuracy", ["network", "accuracy", "agreement with teacher"], rows, caption=caption))
+    return figures
+
+
+def _percent(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def _agreement(report: dict[str, Any], metrics: list[dict[str, Any]]) -> Figure:
+    agreement = report["agreement"]
+    points = [(line["step"], line["agreement"]) for line in metrics if "agreement" in line]
+    caption = (
+        f"On the {agreement['images']:,} held-out images of the transfer set. Last {_percent(agreement['last'])}; "
+        f"chosen {_percent(agreement['chosen'])}, at step {agreement['chosen_step']}."
+    )
+    return lines("Agreement with the teacher", {"student": points}, x_label="step", y_label="fraction", caption=caption)
+
+
+def _training(run: Path, metrics: list[dict[str, Any]]) -> list[Figure]:
+    names = sorted({name for line in metrics for name in line} - _FACTS)
+    figures = []
+    for name in names:
+        points = [(line["step"], line[name]) for line in metrics if name in line]
+        figures.append(lines(name, {name: points}, x_label="step", y_label="loss", caption="Mean since the last line."))
+    mosaic = run / "mosaics" / "synthetic.png"
+    if mosaic.exists():
+        figures.append(picture("Synthetic", mosaic.read_bytes(), caption="What the generator makes of one fixed z."))
+    return figures

@@ -1,0 +1,186 @@
+"""THE loop: batches from the stream, a method's step, metrics, checkpoints. It knows no method by name.
+
+Nothing waits for the device inside a step: loss terms are summed there and read every `log_every` steps.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill import checkpoint
+from distill.errors import BadCheckpoint, Diverged
+from distill.methods.base import Method, RealBatch
+from shards.stream import Batch, Stream
+
+LAST = "checkpoints/last.safetensors"
+METRICS = "metrics.jsonl"
+
+Labels = Callable[[Batch], Tensor]
+"""class numbers (B,) of a batch, for labelled data"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How often the loop does what."""
+
+    log_every: int = 20
+    """steps between lines of metrics.jsonl, and between checks that the losses are finite"""
+    judge_every: int = 200
+    """steps between judgements of the student on the held-out slice"""
+    save_every_s: float = 60.0
+    """seconds between checkpoints"""
+    stop_after_s: float | None = None
+    """seconds after which to save and stop, to be resumed later"""
+
+
+@dataclass(kw_only=True)
+class Progressed:
+    """Where a run is; kept in its checkpoint."""
+
+    step: int = 0
+    seconds: float = 0.0
+    """of training, over all slices"""
+    best: float | None = None
+    """highest agreement with the teacher on the held-out slice so far"""
+    best_step: int | None = None
+    stream: dict[str, Any] = field(default_factory=dict)
+
+
+def train(
+    method: Method,
+    stream: Stream,
+    *,
+    folder: Path,
+    labels: Labels | None = None,
+    judge: Callable[[], float] | None = None,
+    keep_best: Callable[[], None] = lambda: None,
+    pace: Pace | None = None,
+    advance: Callable[[int], None] = lambda n: None,
+) -> Progressed:
+    """Run ``method`` to the end of its schedule, or until ``pace.stop_after_s``; resumes from ``folder``.
+
+    ``judge`` rates the student (higher is better) and ``keep_best`` keeps it whenever it is the best so far.
+    Raises `Diverged`, naming the loss term and the steps, when a loss is not finite; the last checkpoint is then
+    from before.
+    """
+    pace, steps, device = pace or Pace(), method.setup.steps, method.setup.device
+    now = _resume(method, stream, folder)
+    advance(now.step)
+    log = _Log(folder / METRICS, now.step)
+    method.setup.student.net.train()
+    started, saved, before = time.monotonic(), time.monotonic(), now.seconds
+    while now.step < steps:
+        real = [_to_device(next(stream), stream.epoch, device, labels) for _ in range(method.config.batches_per_step)]
+        log.add(method.step(real, now.step))
+        now.step += 1
+        advance(1)
+        elapsed = time.monotonic() - started
+        stop = pace.stop_after_s is not None and elapsed >= pace.stop_after_s
+        last = stop or now.step == steps
+        if now.step % pace.log_every == 0 or last:
+            log.write(now.step, {"updates": now.step * method.config.updates_per_step, "seconds": before + elapsed})
+        if judge is not None and (now.step % pace.judge_every == 0 or now.step == steps):
+            _judge(judge, keep_best, now, log, method)
+        if last or time.monotonic() - saved > pace.save_every_s:
+            log.write(now.step, {"updates": now.step * method.config.updates_per_step, "seconds": before + elapsed})
+            now.seconds, now.stream = before + time.monotonic() - started, stream.state()
+            checkpoint.save(folder / LAST, method.parts(), vars(now))
+            saved = time.monotonic()
+        if stop:
+            break
+    return now
+
+
+def _judge(
+    judge: Callable[[], float], keep_best: Callable[[], None], now: Progressed, log: "_Log", method: Method
+) -> None:
+    method.setup.student.net.eval()
+    rating = judge()
+    method.setup.student.net.train()
+    log.note({"step": now.step, "agreement": rating})
+    if now.best is None or rating > now.best:
+        now.best, now.best_step = rating, now.step
+        keep_best()
+
+
+def _resume(method: Method, stream: Stream, folder: Path) -> Progressed:
+    """Take parts, position and stream from the last checkpoint, if there is one."""
+    path = folder / LAST
+    if not path.exists():
+        return Progressed()
+    try:
+        now = Progressed(**checkpoint.load(path, method.parts()))
+    except TypeError:
+        raise BadCheckpoint(f"{path} was written by another release; delete it to start anew") from None
+    stream.load_state(now.stream)
+    return now
+
+
+def _to_device(batch: Batch, epoch: int, device: torch.device, labels: Labels | None) -> RealBatch:
+    images_BCHW = torch.from_numpy(batch.images_BCHW)
+    labels_B = labels(batch) if labels else None
+    if device.type == "cuda":  # pinned memory lets the copy run beside the step before
+        images_BCHW = images_BCHW.pin_memory()
+        labels_B = labels_B.pin_memory() if labels_B is not None else None
+    return RealBatch(
+        images_BCHW=images_BCHW.to(device, non_blocking=True),
+        keys=batch.keys,
+        labels_B=labels_B.to(device, non_blocking=True) if labels_B is not None else None,
+        epoch=epoch,
+    )
+
+
+class _Log:
+    """metrics.jsonl: means of each loss term since the last line; lines after the resumed step are dropped."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self._path, self._count, self._since = path, 0, step
+        self._sums: dict[str, Tensor] = {}
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+            path.write_text("".join(line + "\n" for line in kept))
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """Sum a step's terms where they are."""
+        for name, term in terms.items():
+            self._sums[name] = self._sums[name] + term if name in self._sums else term
+        self._count += 1
+
+    def write(self, step: int, facts: Mapping[str, Any]) -> None:
+        """One line; raises `Diverged` if a term is not finite."""
+        if not self._count:
+            return
+        means = {name: float(total) / self._count for name, total in self._sums.items()}
+        for name, mean in means.items():
+            if not abs(mean) < float("inf"):
+                raise Diverged(
+                    f"the loss term {name!r} became {mean} between steps {self._since + 1} and {step}; the last "
+                    f"checkpoint is from before, but it would happen again: start a new run with a lower --lr"
+                )
+        self.note({"step": step, **facts, **means})
+        self._sums, self._count, self._since = {}, 0, step
+
+    def note(self, line: Mapping[str, Any]) -> None:
+        """Append a line."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):  # cut by a kill
+        return 1 << 62
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """All whole lines of a run's metrics.jsonl."""
+    path = folder / METRICS
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if _step_of(line) < 1 << 62]

@@ -1,0 +1,265 @@
+"""The one way anything is written: atomic files, commit records, one writer at a time.
+
+temp file in the same folder -> flush, fsync -> os.replace -> fsync the folder -> commit record, last. A unit of work
+counts as done only if its record exists, its fingerprint matches and the bytes are there; anything else is redone.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from filelock import FileLock, Timeout
+
+from manifests.errors import Busy, IntegrityError, OutputConflict
+from manifests.provenance import canonical_json
+
+PLAN = "plan.json"
+"""what an output folder is being made from; written first, so that a half-made folder is never mistaken"""
+
+
+class HashingFile(io.RawIOBase):
+    """A file open for writing that hashes and counts what passes through it; sequential writes only."""
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
+        self._digest = hashlib.sha256()
+        self._bytes = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        written = self._raw.write(data)
+        self._bytes += written
+        return written
+
+    def tell(self) -> int:
+        return self._bytes
+
+    def flush(self) -> None:
+        if not self._raw.closed:
+            self._raw.flush()
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 (hex) of the bytes written so far."""
+        return self._digest.hexdigest()
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes were written so far."""
+        return self._bytes
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path | str) -> Iterator[HashingFile]:
+    """Open ``path`` for writing so that it appears whole or not at all.
+
+    The temporary name ends in `.part`, so that no glob for `.tar` or `.parquet` ever sees half a file.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with part.open("wb") as raw:
+        file = HashingFile(raw)
+        yield file
+        raw.flush()
+        os.fsync(raw.fileno())
+    part.replace(path)
+    _fsync_folder(path.parent)
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write a whole file atomically."""
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write a JSON document atomically: sorted keys, indented, newline at the end."""
+    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def _fsync_folder(folder: Path) -> None:
+    if os.name != "posix":  # other systems cannot open a folder; their rename is durable enough
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileFacts:
+    """What a commit record says of one file."""
+
+    name: str
+    """Path below the folder."""
+    bytes: int
+    sha256: str
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A commit record: the unit of work is done and these are its files."""
+
+    unit: str
+    fingerprint: str
+    files: Sequence[FileFacts]
+    facts: Mapping[str, Any]
+    """Anything the next step wants to know without opening the files."""
+
+
+class Ledger:
+    """The commit records of one folder, in `commits/<unit>.json`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _path(self, unit: str) -> Path:
+        return self.folder / "commits" / f"{unit}.json"
+
+    def read(self, unit: str) -> Record | None:
+        """The record of a unit, whatever its fingerprint, or None; a record that cannot be read counts as none."""
+        try:
+            raw = json.loads(self._path(unit).read_bytes())
+            return Record(**{**raw, "files": [FileFacts(**f) for f in raw["files"]]})
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            return None
+
+    def done(self, unit: str, fingerprint: str) -> Record | None:
+        """The record of a unit if it is done: same fingerprint, and every file there with its size; else None."""
+        record = self.read(unit)
+        if record is None or record.fingerprint != fingerprint:
+            return None
+        return record if all(_size(self.folder / f.name) == f.bytes for f in record.files) else None
+
+    def commit(
+        self, unit: str, *, fingerprint: str, files: Sequence[FileFacts] = (), facts: Mapping[str, Any] | None = None
+    ) -> Record:
+        """Write the record of a unit, after all its files."""
+        record = Record(unit=unit, fingerprint=fingerprint, files=files, facts=facts or {})
+        write_bytes(self._path(unit), (canonical_json(asdict(record)) + "\n").encode())
+        return record
+
+    def verify(self) -> None:
+        """Hash every committed file again; raises `IntegrityError` naming the first that differs."""
+        for path in sorted((self.folder / "commits").glob("*.json")):
+            record = self.read(path.stem)
+            if record is None:
+                raise IntegrityError(f"{path} is damaged: not a commit record; run the step again to make it anew")
+            for facts in record.files:
+                check_file(self.folder / facts.name, bytes=facts.bytes, sha256=facts.sha256)
+
+
+def check_file(path: Path, *, bytes: int, sha256: str) -> None:
+    """Refuse a file whose size or SHA-256 differs from what was committed (`IntegrityError`)."""
+    size = _size(path)
+    if size is None:
+        raise IntegrityError(f"{path} is missing; {bytes:,} bytes were committed")
+    if size != bytes:
+        raise IntegrityError(f"{path} holds {size:,} bytes; {bytes:,} were committed: it was cut or overwritten")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise IntegrityError(f"{path} is damaged: SHA-256 {found[:16]}..., committed {sha256[:16]}...")
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a folder for writing; a second run at the same time is refused (`Busy`), naming the first."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputConflict(f"{folder} is a file; expected a folder, or a name that is free")
+    folder.mkdir(parents=True, exist_ok=True)
+    holder = folder / ".lock.json"
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise Busy(f"{folder} is being written by {_holder(holder)}; wait for it, or choose another folder") from None
+    try:
+        holder.write_text(json.dumps({"pid": os.getpid(), "command": " ".join(sys.argv)}))
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    try:
+        facts = json.loads(path.read_text())
+        return f"process {facts['pid']} ({facts['command']})"
+    except (OSError, ValueError, KeyError):
+        return "another run"
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, *, plan: Mapping[str, Any], replace: bool = False) -> Iterator[Path | None]:
+    """Hold ``folder`` as the output of ``plan``, or refuse.
+
+    A new or empty folder is taken; one with the same plan is continued; one with another plan, or with anything that
+    is not ours, is refused (`OutputConflict`) with the difference named, unless ``replace`` moves it aside.
+    Yields where the old folder went, or None.
+    """
+    moved = None
+    with exclusive(folder):
+        if not replace:
+            check_claim(folder, plan=plan)
+        if not _difference(folder, plan):
+            write_json(folder / PLAN, plan)
+            yield None
+            return
+        (folder / ".lock.json").unlink()
+        moved = _aside(folder)
+        folder.replace(moved)
+    with exclusive(folder):
+        write_json(folder / PLAN, plan)
+        yield moved
+
+
+def check_claim(folder: Path, *, plan: Mapping[str, Any]) -> None:
+    """Refuse early what `claimed` would refuse (`OutputConflict`), before any work is done."""
+    if folder.is_dir() and (difference := _difference(folder, plan)):
+        raise OutputConflict(
+            f"{folder} {difference}; choose another folder, or pass --replace to move the old one aside"
+        )
+
+
+def _difference(folder: Path, plan: Mapping[str, Any]) -> str | None:
+    path = folder / PLAN
+    if not path.exists():
+        held = sorted(p.name for p in folder.iterdir() if not p.name.startswith((".lock", PLAN)))
+        return f"holds something else ({', '.join(held[:3])})" if held else None
+    try:
+        old = json.loads(path.read_bytes())
+    except ValueError:
+        return f"holds a {PLAN} that is not ours"
+    new = json.loads(canonical_json(plan))
+    changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+    if not changed:
+        return None
+    return "was made differently: " + "; ".join(f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in changed[:3])
+
+
+def _aside(folder: Path) -> Path:
+    number = 1
+    while (moved := folder.with_name(f"{folder.name}.old-{number}")).exists():
+        number += 1
+    return moved

@@ -1,0 +1,21 @@
+"""Bytes: block shards on disk, their index and verification, and the stream that is read from them."""
+
+from typing import TYPE_CHECKING
+
+from manifests._lazy import lazy
+
+if TYPE_CHECKING:
+    from shards.errors import ShardError as ShardError
+    from shards.index import ShardFolder as ShardFolder
+    from shards.index import open_folder as open_folder
+    from shards.stream import Batch as Batch
+    from shards.stream import Stream as Stream
+else:
+    __getattr__, __dir__, __all__ = lazy(
+        __name__,
+        {
+            "errors": ("ShardError",),
+            "index": ("ShardFolder", "open_folder"),
+            "stream": ("Batch", "Stream"),
+        },
+    )

@@ -1,0 +1,5 @@
+"""`python -m shards`: the same as the command `shards`."""
+
+from shards.cli import main
+
+main()

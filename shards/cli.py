@@ -1,0 +1,68 @@
+"""The `shards` command: pack a selection, verify a folder."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from manifests.console import emit_json, new_app, note, progress, run
+
+app = new_app("Pack selections into transfer sets, and check that shards are what was written.")
+
+JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@app.command()
+def pack(
+    selection: Annotated[Path, typer.Argument(help="A selection folder, as `curate select` leaves in --work.")],
+    store: Annotated[list[Path], typer.Option("--store", help="A corpus store it was made from; repeat for each.")],
+    out: Annotated[Path, typer.Option(help="Folder of the transfer set.")] = Path("transfer-set"),
+    replace: Annotated[bool, typer.Option("--replace", help="Move another set in --out aside.")] = False,
+    json: JSON = False,
+) -> None:
+    """Copy the selected images into a transfer set: shuffled block shards and their manifests."""
+    from shards.index import open_folder
+    from shards.pack import pack as pack_selection
+    from shards.selection import open_selection
+
+    order = open_selection(selection)
+    stores = {str(s.document["corpus"]): s for s in map(open_folder, store)}
+    with progress("pack", order.document["counts"]["selected"]) as advance:
+        result = pack_selection(order, stores, out, replace=replace, advance=advance)
+    if result.moved:
+        note(f"the old {out} is now {result.moved}")
+    facts: dict[str, Any] = {"out": str(out), "id": result.folder.id, "rows": dict(result.folder.document["rows"])}
+    facts |= {"shards_written": result.shards_written, "shards_reused": result.shards_reused}
+    if json:
+        emit_json(facts)
+    else:
+        print(f"{out}: {result.folder.rows():,} images in {len(result.folder.shards)} shards, id {result.folder.id}")
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A transfer set or a corpus store.")] = Path("transfer-set"),
+    fast: Annotated[bool, typer.Option("--fast", help="Sizes and counts only; no hashing, no decoding.")] = False,
+    json: JSON = False,
+) -> None:
+    """Check every hash and decode every block; exit code 4 if anything differs from what was written."""
+    from manifests.errors import IntegrityError
+    from shards.verify import verify as verify_folder
+
+    verdict = verify_folder(folder, full=not fast)
+    if json:
+        emit_json(dataclasses.asdict(verdict))
+    else:
+        for problem in verdict.problems:
+            print(problem)
+        depth = "sizes and counts" if fast else "every hash and every block"
+        state = "damaged" if verdict.problems else "sound"
+        print(f"{folder}: {state}; {verdict.images:,} images in {verdict.shards} shards, checked {depth}")
+    if verdict.problems:
+        raise typer.Exit(IntegrityError.exit_code)
+
+
+def main() -> None:
+    """Entry point of the `shards` command."""
+    run(app, "shards")

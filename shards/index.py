@@ -1,0 +1,115 @@
+"""The index of a folder of block shards: `shards.parquet`, and the JSON document that names the folder.
+
+Two kinds of folder hold block shards: a corpus store (`store.json`) and a transfer set (`transfer-set.json`).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+
+from manifests.commit import FileFacts
+from manifests.provenance import Provenance, fingerprint
+from manifests.read import read_manifest
+from manifests.schema import SHARDS
+from manifests.write import write_manifest
+from shards.errors import NotAShardFolder
+
+TRANSFER_SET = "transfer-set.json"
+STORE = "store.json"
+DOCUMENTS = (TRANSFER_SET, STORE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockFacts:
+    """Where one block lies in its tar."""
+
+    block: int
+    rows: int
+    offset: int
+    bytes: int
+    xxh3: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardFacts:
+    """One row of the index."""
+
+    name: str
+    split: str
+    bytes: int
+    sha256: str
+    rows: int
+    blocks: tuple[BlockFacts, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for a commit record or a table row."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Self:
+        """Inverse of `as_json`."""
+        return cls(**{**facts, "blocks": tuple(BlockFacts(**b) for b in facts["blocks"])})
+
+
+def write_index(folder: Path, shards: Sequence[ShardFacts], *, provenance: Provenance) -> FileFacts:
+    """Write `shards.parquet`."""
+    rows = pa.Table.from_pylist([s.as_json() for s in shards], schema=SHARDS.plain_schema())
+    return write_manifest(folder, SHARDS, rows, provenance=provenance)
+
+
+def contents_id(contents: Mapping[str, str]) -> str:
+    """Id of a shard folder: 32 hex digits over the name and SHA-256 of each of its files."""
+    return fingerprint({"contents": contents})[:32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardFolder:
+    """A finished folder of block shards, opened for reading."""
+
+    path: Path
+    id: str
+    """Hash of the folder's contents."""
+    document: Mapping[str, Any]
+    """`transfer-set.json` or `store.json`."""
+    shards: tuple[ShardFacts, ...]
+
+    @property
+    def size(self) -> int:
+        """Resolution in px; images are square."""
+        return int(self.document["size"])
+
+    def of_split(self, split: str | None) -> tuple[ShardFacts, ...]:
+        """The shards of a split, or all of them."""
+        return tuple(s for s in self.shards if split in (None, s.split))
+
+    def rows(self, split: str | None = None) -> int:
+        """Images in a split, or in all."""
+        return sum(s.rows for s in self.of_split(split))
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """`transfer-set.json` or `store.json` of a folder; raises `NotAShardFolder`."""
+    for name in DOCUMENTS:
+        try:
+            return dict(json.loads((path / name).read_bytes()))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except ValueError:
+            raise NotAShardFolder(f"{path / name} is damaged: not JSON; make the set again") from None
+    if (path / "plan.json").exists():
+        raise NotAShardFolder(f"{path} is unfinished: run the command that makes it again, it goes on where it was")
+    raise NotAShardFolder(f"{path} is no transfer set (no {TRANSFER_SET} in it); make one with `curate select`")
+
+
+def open_folder(path: Path | str) -> ShardFolder:
+    """Open a transfer set or a corpus store; raises `NotAShardFolder` for anything else."""
+    path = Path(path)
+    document = read_document(path)
+    rows = read_manifest(path, SHARDS).to_pylist()
+    return ShardFolder(
+        path=path, id=document["id"], document=document, shards=tuple(ShardFacts.from_json(r) for r in rows)
+    )

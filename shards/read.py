@@ -1,0 +1,34 @@
+"""Read blocks by offset, checking every one before it is handed out."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import xxhash
+
+from shards.errors import BlockDamaged
+from shards.index import BlockFacts, ShardFacts
+from shards.layout import Block, decode_block
+
+
+def read_block(path: Path, facts: BlockFacts) -> Block:
+    """One block of the tar at ``path``; raises `BlockDamaged` naming file and block."""
+    try:
+        with path.open("rb") as file:
+            data = os.pread(file.fileno(), facts.bytes, facts.offset)
+    except FileNotFoundError:
+        raise BlockDamaged(f"{path} is missing, block {facts.block} was to be read from it") from None
+    if len(data) != facts.bytes:
+        raise BlockDamaged(f"{path}: block {facts.block} ends after {len(data):,} of {facts.bytes:,} bytes")
+    if (found := xxhash.xxh3_64_hexdigest(data)) != facts.xxh3:
+        raise BlockDamaged(f"{path}: block {facts.block} is damaged (XXH3 {found}, index says {facts.xxh3})")
+    block = decode_block(data)
+    if len(block) != facts.rows:
+        raise BlockDamaged(f"{path}: block {facts.block} holds {len(block)} images, the index says {facts.rows}")
+    return block
+
+
+def read_shard(folder: Path, shard: ShardFacts) -> Iterator[Block]:
+    """All blocks of a shard, in order."""
+    for facts in shard.blocks:
+        yield read_block(folder / shard.name, facts)
