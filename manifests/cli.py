@@ -1,12 +1,11 @@
 """The `manifests` command: SQL over what the other commands wrote, and what a folder is."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from manifests.console import emit_json, new_app, print_table, run
+from manifests.console import emit_json, new_app, note, print_csv, print_table, run
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,42 +42,43 @@ def sql(
     json: Annotated[bool, typer.Option("--json", help="Print the rows as a JSON list.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print the rows as CSV.")] = False,
     parquet: Annotated[Path | None, typer.Option("--parquet", help="Write the rows to this Parquet file.")] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds after which the query is stopped.", min=0.1)] = 60.0,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds after which the query is stopped.", min=0.1, max=86_400)
+    ] = 60.0,
     max_rows: Annotated[int, typer.Option(help="Refuse a result with more rows than this.", min=1)] = 100_000,
 ) -> None:
     """Run one SELECT statement over the manifests of a folder."""
     from manifests.errors import ManifestError
     from manifests.query import run_query
+    from manifests.schema import TABLES
 
     if json + csv + (parquet is not None) > 1:
         raise ManifestError("--json, --csv and --parquet exclude each other; give one")
-    rows = run_query(query, _folder(folder), timeout_s=timeout, max_rows=max_rows)
+    if parquet is not None and parquet.name in {table.file for table in TABLES.values()}:
+        raise ManifestError(f"{parquet} is what a manifest is called; choose another name, such as result.parquet")
+    result = run_query(query, _folder(folder), timeout_s=timeout, max_rows=max_rows)
+    rows = list(zip(*(column.to_pylist() for column in result.columns), strict=True))
     if json:
-        emit_json(rows.to_pylist())
+        emit_json([dict(zip(result.column_names, row, strict=True)) for row in rows])
     elif csv:
-        _print_csv(rows)
+        print_csv(result.column_names, rows)
     elif parquet is not None:
-        _write_parquet(rows, parquet)
+        _write_parquet(result, parquet)
     else:
-        print_table(rows.column_names, [list(r) for r in zip(*(c.to_pylist() for c in rows.columns), strict=True)])
-
-
-def _print_csv(rows: "pa.Table") -> None:
-    import csv as writer
-
-    out = writer.writer(sys.stdout, lineterminator="\n")
-    out.writerow(rows.column_names)
-    out.writerows(zip(*(c.to_pylist() for c in rows.columns), strict=True))
+        print_table(result.column_names, rows)
 
 
 def _write_parquet(rows: "pa.Table", path: Path) -> None:
     import pyarrow.parquet as pq
 
     from manifests.commit import atomic_file
-    from manifests.console import note
+    from manifests.errors import ManifestError
 
-    with atomic_file(path) as file:
-        pq.write_table(rows, file)
+    try:
+        with atomic_file(path) as file:
+            pq.write_table(rows, file)
+    except OSError as error:
+        raise ManifestError(f"{path} cannot be written: {error.strerror}; choose another file") from None
     note(f"{rows.num_rows:,} rows written to {path}")
 
 

@@ -23,6 +23,10 @@ from manifests.provenance import canonical_json
 PLAN = "plan.json"
 """what an output folder is being made from; written first, so that a half-made folder is never mistaken"""
 
+LOCK = ".lock"
+HOLDER = ".lock.json"
+"""who holds the lock, for the message to the second run"""
+
 
 class HashingFile(io.RawIOBase):
     """A file open for writing that hashes and counts what passes through it; sequential writes only."""
@@ -63,17 +67,22 @@ class HashingFile(io.RawIOBase):
 def atomic_file(path: Path | str) -> Iterator[HashingFile]:
     """Open ``path`` for writing so that it appears whole or not at all.
 
-    The temporary name ends in `.part`, so that no glob for `.tar` or `.parquet` ever sees half a file.
+    The temporary name ends in `.part`, so that no glob for `.tar` or `.parquet` ever sees half a file. After an
+    exception it is removed, after a kill the next run writes over it; a file that was there before stays.
     """
     path = Path(path)
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("wb") as raw:
-        file = HashingFile(raw)
-        yield file
-        raw.flush()
-        os.fsync(raw.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as raw:
+            file = HashingFile(raw)
+            yield file
+            raw.flush()
+            os.fsync(raw.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     _fsync_folder(path.parent)
 
 
@@ -185,11 +194,10 @@ def _size(path: Path) -> int | None:
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold a folder for writing; a second run at the same time is refused (`Busy`), naming the first."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputConflict(f"{folder} is a file; expected a folder, or a name that is free")
+    _refuse_a_file(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    holder = folder / ".lock.json"
-    lock = FileLock(folder / ".lock")
+    holder = folder / HOLDER
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -202,11 +210,17 @@ def exclusive(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def _refuse_a_file(folder: Path) -> None:
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise OutputConflict(f"{path} is a file; expected a folder, or a name that is free")
+
+
 def _holder(path: Path) -> str:
     try:
         facts = json.loads(path.read_text())
         return f"process {facts['pid']} ({facts['command']})"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "another run"
 
 
@@ -218,7 +232,8 @@ def claimed(folder: Path, *, plan: Mapping[str, Any], replace: bool = False) -> 
     is not ours, is refused (`OutputConflict`) with the difference named, unless ``replace`` moves it aside.
     Yields where the old folder went, or None.
     """
-    moved = None
+    if not replace:
+        check_claim(folder, plan=plan)  # before the lock: a folder that is refused is left as it was
     with exclusive(folder):
         if not replace:
             check_claim(folder, plan=plan)
@@ -226,7 +241,7 @@ def claimed(folder: Path, *, plan: Mapping[str, Any], replace: bool = False) -> 
             write_json(folder / PLAN, plan)
             yield None
             return
-        (folder / ".lock.json").unlink()
+        (folder / HOLDER).unlink()
         moved = _aside(folder)
         folder.replace(moved)
     with exclusive(folder):
@@ -236,7 +251,8 @@ def claimed(folder: Path, *, plan: Mapping[str, Any], replace: bool = False) -> 
 
 def check_claim(folder: Path, *, plan: Mapping[str, Any]) -> None:
     """Refuse early what `claimed` would refuse (`OutputConflict`), before any work is done."""
-    if folder.is_dir() and (difference := _difference(folder, plan)):
+    _refuse_a_file(folder)
+    if folder.exists() and (difference := _difference(folder, plan)):
         raise OutputConflict(
             f"{folder} {difference}; choose another folder, or pass --replace to move the old one aside"
         )
@@ -245,17 +261,33 @@ def check_claim(folder: Path, *, plan: Mapping[str, Any]) -> None:
 def _difference(folder: Path, plan: Mapping[str, Any]) -> str | None:
     path = folder / PLAN
     if not path.exists():
-        held = sorted(p.name for p in folder.iterdir() if not p.name.startswith((".lock", PLAN)))
-        return f"holds something else ({', '.join(held[:3])})" if held else None
+        held = sorted(p.name for p in folder.iterdir() if not p.name.startswith((LOCK, PLAN)))
+        return f"holds something else ({_some(held, ', ')})" if held else None
     try:
-        old = json.loads(path.read_bytes())
-    except ValueError:
+        old, new = (_leaves(dict(json.loads(text))) for text in (path.read_bytes(), canonical_json(plan)))
+    except (ValueError, TypeError):
         return f"holds a {PLAN} that is not ours"
-    new = json.loads(canonical_json(plan))
-    changed = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
-    if not changed:
-        return None
-    return "was made differently: " + "; ".join(f"{k} was {old.get(k)!r}, now {new.get(k)!r}" for k in changed[:3])
+    changed = [
+        f"{name} was {old.get(name, 'not there')}, now {new.get(name, 'not there')}"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
+    return f"was made differently: {_some(changed, '; ')}" if changed else None
+
+
+def _leaves(value: Any, name: str = "") -> dict[str, str]:
+    """Each value of a JSON document by its path, such as `corpora.0.store`; lists of plain values stay whole."""
+    if isinstance(value, dict) and value:
+        parts = value
+    elif isinstance(value, list) and any(isinstance(v, dict) for v in value):
+        parts = dict(enumerate(value))
+    else:
+        return {name: repr(value)}
+    return {k: v for key, part in parts.items() for k, v in _leaves(part, f"{name}.{key}".lstrip(".")).items()}
+
+
+def _some(words: Sequence[str], separator: str) -> str:
+    return separator.join([*words[:3], *([f"and {len(words) - 3} more"] if len(words) > 3 else [])])
 
 
 def _aside(folder: Path) -> Path:

@@ -1,9 +1,13 @@
-"""What the four commands share at the terminal: running an app, notes, tables, JSON, progress."""
+"""What the four commands share at the terminal: running an app, notes, tables, JSON, CSV, progress."""
 
 import contextlib
+import csv
+import errno
 import json
+import math
+import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import typer
@@ -11,6 +15,10 @@ import typer
 from manifests.errors import TransfersetError
 
 INTERRUPTED = 130
+REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+"""what a user's disk answers: no permission, read-only, full, over quota"""
+MISTAKEN = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
+"""what a user's path turns out to be: a folder where a file was meant, or the reverse"""
 
 
 def new_app(help: str) -> typer.Typer:
@@ -23,14 +31,17 @@ def run(app: typer.Typer, name: str) -> None:
     try:
         app(prog_name=name)
     except TransfersetError as error:
-        print(f"{name}: {error}", file=sys.stderr)
+        note(f"{name}: {error}")
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted; what was committed is kept, run the same command again to go on", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-    except BrokenPipeError:  # the reader of a pipe (such as `head`) has gone
-        sys.stderr.close()
-        sys.exit(0)
+    except OSError as error:
+        if error.errno not in REFUSED | MISTAKEN:
+            raise  # a bug of ours
+        note(f"{name}: {error.filename or 'a file'} cannot be read or written: {error.strerror}")
+        sys.exit(TransfersetError.exit_code)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:  # typer's answer to Ctrl-C, without a word
+            note(f"{name}: interrupted; what was committed is kept, run the same command again to go on")
+        raise
 
 
 def note(message: str) -> None:
@@ -38,38 +49,78 @@ def note(message: str) -> None:
     print(message, file=sys.stderr)
 
 
+@contextlib.contextmanager
+def _to_stdout() -> Iterator[None]:
+    """Write to a reader that may leave early, such as `head`: no error, what is left goes nowhere."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def emit_json(document: Mapping[str, Any] | Sequence[Any]) -> None:
-    """The one JSON document on stdout."""
-    print(json.dumps(document, indent=1, ensure_ascii=False, default=str))
+    """The one JSON document on stdout; a number that is not finite is null, since JSON has no word for it."""
+    with _to_stdout():
+        print(json.dumps(_finite(document), indent=1, ensure_ascii=False, default=str))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """CSV on stdout (RFC 4180 but for the line ends): NULL is empty, true, false, lists and structs as in JSON."""
+    with _to_stdout():
+        out = csv.writer(sys.stdout, lineterminator="\n")
+        out.writerow(header)
+        out.writerows([json.dumps(v, default=str) if isinstance(v, bool | list | dict) else v for v in r] for r in rows)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """A table on stdout; numbers right-aligned and rounded to 4 significant decimals, NULL as an empty cell."""
+    """A table on stdout; numbers right-aligned, with separators and 4 decimals, NULL as an empty cell.
+
+    A terminal's width is kept by folding; a pipe has none, and there a row is a line.
+    """
+    cells = [[_cell(value) for value in row] for row in rows]
+    right = [bool(rows) and all(isinstance(row[i], int | float | None) for row in rows) for i in range(len(header))]
+    with _to_stdout():
+        if sys.stdout.isatty():
+            _print_folded(header, cells, right=right)
+        else:
+            _print_lines(header, cells, right=right)
+
+
+def _print_folded(header: Sequence[str], cells: Sequence[Sequence[str]], *, right: Sequence[bool]) -> None:
     from rich.console import Console  # here: `--help` need not pay for rich's tables
     from rich.table import Table
     from rich.text import Text
 
-    numeric = [all(isinstance(row[i], int | float | None) for row in rows) and bool(rows) for i in range(len(header))]
     table = Table(header_style="bold", box=None, pad_edge=False)
-    for name, right in zip(header, numeric, strict=True):
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_cell(value)) for value in row))
-    console = Console()
-    if not console.is_terminal:  # a pipe has no width: fold nothing
-        console = Console(width=max(console.width, 20 + sum(_width(header, rows))))
-    console.print(table)
+    for name, flush_right in zip(header, right, strict=True):
+        table.add_column(Text(name), justify="right" if flush_right else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
 
 
-def _width(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[int]:
-    return [max(len(_cell(v)) for v in (h, *(r[i] for r in rows))) + 2 for i, h in enumerate(header)]
+def _print_lines(header: Sequence[str], cells: Sequence[Sequence[str]], *, right: Sequence[bool]) -> None:
+    lines = [list(header), *(["\\n".join(cell.splitlines()) for cell in row] for row in cells)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    for line in lines:
+        padded = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)]
+        print("  ".join(padded).rstrip())
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    if isinstance(value, float):
-        return f"{value:.4f}"
+    if isinstance(value, float):  # a small number must not read as 0
+        return f"{value:.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 

@@ -50,7 +50,7 @@ def address(*parts: str | int) -> int:
 def key_numbers(keys: NDArray[np.bytes_]) -> NDArray[np.uint64]:
     """First 64 bits of each key (N,), as integers: a seed for what is addressed by key."""
     digits = b"".join(keys.tolist())
-    return np.frombuffer(bytes.fromhex(digits.decode()), dtype=">u8").reshape(len(keys), -1)[:, 0].astype(np.uint64)
+    return np.frombuffer(bytes.fromhex(digits.decode()), dtype=">u8").reshape(len(keys), 2)[:, 0].astype(np.uint64)
 
 
 def draw(keys: NDArray[np.bytes_], *purpose: str | int) -> NDArray[np.uint64]:

@@ -52,10 +52,13 @@ class Provenance:
         """Read a footer back; raises `SchemaMismatch` for a file of another tool or schema version."""
         if not metadata or _FOOTER_KEY not in metadata:
             raise SchemaMismatch(f"{where} was not written by transferset: its footer has no 'transferset' entry")
-        facts = json.loads(metadata[_FOOTER_KEY])
-        if facts.get("schema_version") != SCHEMA_VERSION:
-            raise SchemaMismatch(
-                f"{where} has schema version {facts.get('schema_version')}, this release reads {SCHEMA_VERSION}; "
-                f"make it again with this release"
-            )
-        return cls(**facts)
+        try:
+            facts = dict(json.loads(metadata[_FOOTER_KEY]))
+            version = facts.get("schema_version")
+            if version == SCHEMA_VERSION:
+                return cls(**facts)
+        except (ValueError, TypeError):
+            raise SchemaMismatch(f"{where} has a footer that is not ours; make it again with this release") from None
+        raise SchemaMismatch(
+            f"{where} has schema version {version}; this release reads {SCHEMA_VERSION}, make it again with it"
+        )

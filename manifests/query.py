@@ -5,19 +5,36 @@ registered tables, a locked configuration, limits on time, memory and rows.
 """
 
 import contextlib
+import re
+import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
+import pyarrow.fs
+import pyarrow.parquet as pq
 
 from manifests.errors import IntegrityError, ManifestError, QueryRefused
 from manifests.schema import TABLES
 
 SEARCH_DEPTH = 3  # a work folder holds stores/<name>/samples.parquet: two levels down, and one to spare
 MEMORY_LIMIT = "4GB"
+LOCKED: dict[str, str | int | float | list[str]] = {
+    "python_enable_replacements": False,  # a table is never a Python variable
+    "enable_external_access": False,
+    "allow_community_extensions": False,
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "memory_limit": MEMORY_LIMIT,
+    "lock_configuration": True,
+}
+PARQUET = pads.ParquetFileFormat(
+    default_fragment_scan_options=pads.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
 
 
 def find_manifests(folder: Path) -> dict[str, list[Path]]:
@@ -37,70 +54,108 @@ def find_manifests(folder: Path) -> dict[str, list[Path]]:
 
 
 @contextlib.contextmanager
-def open_views(views: Mapping[str, list[Path]]) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A locked-down connection on which only ``views`` can be read; several files of a view gain a `folder` column."""
-    with contextlib.closing(duckdb.connect(config={"python_enable_replacements": False})) as connection:
+def open_views(views: Mapping[str, Sequence[Path]], folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A locked-down connection on which only ``views`` can be read, as `find_manifests` found them in ``folder``.
+
+    Manifests of folders below it gain a column `folder`: the path from ``folder`` to each.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="manifests-") as spill,  # DuckDB's own choice is the working folder
+        contextlib.closing(duckdb.connect(config={**LOCKED, "temp_directory": spill})) as connection,
+    ):
         for name, paths in views.items():
-            _register(connection, name, paths)
-        for setting in (
-            "SET enable_external_access=false",
-            "SET allow_community_extensions=false",
-            f"SET memory_limit='{MEMORY_LIMIT}'",
-            "SET lock_configuration=true",
-        ):
-            connection.execute(setting).fetchall()  # an unread result would lock the connection
+            connection.register(name, _dataset(paths, folder))
         yield connection
 
 
-def _register(connection: duckdb.DuckDBPyConnection, name: str, paths: list[Path]) -> None:
-    parts = []
-    for number, path in enumerate(paths):
-        source = name if len(paths) == 1 else f"{name}__{number}"
+def _dataset(paths: Sequence[Path], folder: Path) -> pads.Dataset:
+    """One table of several files; where they differ, columns are matched by name and missing ones are NULL."""
+    local = pyarrow.fs.LocalFileSystem()
+    fragments, schemas = [], []
+    for path in paths:
+        below = path.parent.relative_to(folder).as_posix()
+        origin = None if below == "." else pc.field("folder") == below
+        fragment = PARQUET.make_fragment(str(path), local, origin)
         try:
-            connection.register(source, pads.dataset(path, format="parquet"))
+            schemas.append(_lists_of_any_length(fragment.physical_schema))
         except (pa.ArrowException, OSError) as error:
-            raise IntegrityError(f"{path} is damaged or no Parquet file: {str(error).splitlines()[0]}") from error
-        folder = path.parent.name.replace("'", "''")
-        parts.append(f"SELECT *, '{folder}' AS folder FROM {source}")
-    if len(paths) > 1:
-        connection.execute(f"CREATE VIEW {name} AS {' UNION ALL BY NAME '.join(parts)}").fetchall()
+            raise IntegrityError(f"{path} is damaged or no Parquet file: {_words(error)}") from error
+        if origin is not None:
+            schemas.append(pa.schema([("folder", pa.string())]))
+        fragments.append(fragment)
+    return pads.FileSystemDataset(fragments, pa.unify_schemas(schemas), PARQUET, local)
+
+
+def _lists_of_any_length(schema: pa.Schema) -> pa.Schema:
+    """So that the features of two teachers are one column."""
+    fixed = pa.types.is_fixed_size_list
+    return pa.schema([f.with_type(pa.list_(f.type.value_type)) if fixed(f.type) else f for f in schema])
 
 
 def run_query(sql: str, folder: Path, *, timeout_s: float = 60.0, max_rows: int = 100_000) -> pa.Table:
     """Run one SELECT over the manifests of ``folder`` and return its rows.
 
+    Column names are made unique (`status`, `status_1`); DECIMAL and HUGEINT, which sums of integers are, come as
+    int64 or float64.
+
     Raises `QueryRefused` for anything but a single SELECT, for SQL that DuckDB cannot run, for one that takes longer
-    than ``timeout_s`` seconds, and for a result of more than ``max_rows`` rows (nothing is cut in silence).
+    than ``timeout_s`` seconds, and for a result of more than ``max_rows`` rows (nothing is cut in silence);
+    `IntegrityError` for a damaged manifest.
     """
     views = find_manifests(folder)
-    with open_views(views) as connection:
+    with open_views(views, folder) as connection:
         statement = _only_select(connection, sql)
-        timer = threading.Timer(timeout_s, connection.interrupt)
-        timer.start()
         try:
-            return _fetch(connection.execute(statement), max_rows)
-        except duckdb.InterruptException:
-            raise QueryRefused(f"the query ran longer than {timeout_s:g} s; narrow it, or raise --timeout") from None
-        except duckdb.Error as error:
+            with _interrupted_after(timeout_s, connection):
+                return _fetch(connection.sql(statement), max_rows)
+        except (duckdb.Error, pa.ArrowException, OSError) as error:  # the last two: while rows stream
+            if "INTERRUPT Error" in str(error):
+                message = f"the query ran longer than {timeout_s:g} s; narrow it, or raise --timeout"
+                raise QueryRefused(message) from None
+            if "stream registered as" in str(error):  # a file that cannot be read; which one, it does not say
+                _check_readable(views)
             raise QueryRefused(_explain(error, views, folder)) from None
-        finally:
-            timer.cancel()
+        except RuntimeError as error:
+            if str(error) != "Query interrupted":  # DuckDB's word for Ctrl-C
+                raise
+            raise KeyboardInterrupt from None
 
 
 def _only_select(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
     try:
         statements = connection.extract_statements(sql)
     except duckdb.Error as error:
-        raise QueryRefused(f"SQL not understood: {_first_line(error)}") from None
+        raise QueryRefused(f"SQL not understood: {_words(error)}") from None
     if len(statements) != 1:
         raise QueryRefused(f"expected one SELECT statement, got {len(statements)} statements")
     kind = statements[0].type
     if kind != duckdb.StatementType.SELECT:
-        raise QueryRefused(f"only SELECT is allowed here, this is {kind.name}: manifests are read, never changed")
+        name = "a PIVOT without IN (values)" if kind == duckdb.StatementType.MULTI else kind.name
+        raise QueryRefused(f"only SELECT is allowed here, this is {name}: manifests are read, never changed")
     return statements[0]
 
 
-def _fetch(result: duckdb.DuckDBPyConnection, max_rows: int) -> pa.Table:
+@contextlib.contextmanager
+def _interrupted_after(seconds: float, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Stop what runs on ``connection`` after ``seconds``; again and again, as one before the query begins is lost."""
+    done = threading.Event()
+
+    def watch() -> None:
+        pause = seconds
+        while not done.wait(pause):
+            connection.interrupt()
+            pause = 0.1
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _fetch(result: duckdb.DuckDBPyRelation, max_rows: int) -> pa.Table:
     reader = result.to_arrow_reader(min(max_rows, 100_000) + 1)
     batches, rows = [], 0
     for batch in reader:
@@ -108,20 +163,53 @@ def _fetch(result: duckdb.DuckDBPyConnection, max_rows: int) -> pa.Table:
         rows += batch.num_rows
         if rows > max_rows:
             raise QueryRefused(f"the result has more than {max_rows:,} rows; add a LIMIT, or raise --max-rows")
-    return pa.Table.from_batches(batches, schema=reader.schema)
+    table = pa.Table.from_batches(batches, schema=reader.schema)
+    return pa.table([_plain(column) for column in table.columns], names=_unique(table.column_names))
 
 
-def _explain(error: duckdb.Error, views: Mapping[str, list[Path]], folder: Path) -> str:
-    message = _first_line(error)
-    here = f"{folder} has the views {', '.join(sorted(views))}"
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if not pa.types.is_decimal(column.type):
+        return column
+    try:
+        return column.cast(pa.int64() if column.type.scale == 0 else pa.float64())
+    except pa.ArrowInvalid:  # beyond 64 bits
+        return column
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    unique: list[str] = []
+    for name in names:
+        free, number = name, 0
+        while free in unique:
+            number += 1
+            free = f"{name}_{number}"
+        unique.append(free)
+    return unique
+
+
+def _check_readable(views: Mapping[str, Sequence[Path]]) -> None:
+    """Read everything; raises `IntegrityError` naming the first damaged file."""
+    for path in (path for paths in views.values() for path in paths):
+        try:
+            for _ in pq.ParquetFile(path, page_checksum_verification=True).iter_batches():
+                pass
+        except (pa.ArrowException, OSError) as error:
+            raise IntegrityError(f"{path} is damaged: {_words(error)}") from error
+
+
+def _explain(error: Exception, views: Mapping[str, Sequence[Path]], folder: Path) -> str:
+    message, known = _words(error), ", ".join(sorted(views))
     if isinstance(error, duckdb.PermissionException):
-        return f"{message}; a query reads only the registered views ({', '.join(sorted(views))})"
-    lacking = [t for t in TABLES if t not in views and f"name {t} does not exist" in message]
-    if lacking:
-        return f"{folder} holds no {lacking[0]} manifest; {here}"
-    return f"{message}; {here}" if isinstance(error, duckdb.CatalogException) else message
+        return f"{message}; a query reads only the registered views ({known})"
+    if "Table with name" not in message:
+        return message
+    lacking = [t for t in TABLES if f"name {t} does not exist" in message]
+    what = f"{folder} holds no {lacking[0]} manifest" if lacking else message.rstrip("!")
+    return f"{what}; views of {folder}: {known}"
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("LINE")]
-    return " ".join(lines[:2]) if lines else type(error).__name__
+def _words(error: Exception) -> str:
+    """What an error says, in one line: without its kind, the line of SQL it points at, and catalogue internals."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" ^") and not line.startswith("LINE")]
+    message = re.sub(r"^[A-Z]\w*( \w+)* Error: ", "", " ".join(lines[:2]))
+    return re.sub(r' Did you mean "pg_\w+"\?', "", message) or type(error).__name__

@@ -31,7 +31,7 @@ def read_manifest(folder: Path, table: Table, *, columns: list[str] | None = Non
 
 def _open(path: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path)
+        return pq.ParquetFile(path, page_checksum_verification=True)
     except FileNotFoundError:
         raise ManifestError(f"{path} does not exist; expected a manifest there") from None
     except (pa.ArrowException, OSError) as error:
