@@ -22,14 +22,13 @@ from manifests.errors import IntegrityError, ManifestError, QueryRefused
 from manifests.schema import TABLES
 
 SEARCH_DEPTH = 3  # a work folder holds stores/<name>/samples.parquet: two levels down, and one to spare
-MEMORY_LIMIT = "4GB"
 LOCKED: dict[str, str | int | float | list[str]] = {
     "python_enable_replacements": False,  # a table is never a Python variable
     "enable_external_access": False,
     "allow_community_extensions": False,
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
-    "memory_limit": MEMORY_LIMIT,
+    "memory_limit": "4GB",
     "lock_configuration": True,
 }
 PARQUET = pads.ParquetFileFormat(
@@ -198,18 +197,19 @@ def _check_readable(views: Mapping[str, Sequence[Path]]) -> None:
 
 
 def _explain(error: Exception, views: Mapping[str, Sequence[Path]], folder: Path) -> str:
+    if "Out of Memory Error" in str(error):
+        return f"the query needs more memory than {LOCKED['memory_limit']}; narrow it, such as by fewer columns"
     message, known = _words(error), ", ".join(sorted(views))
     if isinstance(error, duckdb.PermissionException):
         return f"{message}; a query reads only the registered views ({known})"
     if "Table with name" not in message:
         return message
     lacking = [t for t in TABLES if f"name {t} does not exist" in message]
-    what = f"{folder} holds no {lacking[0]} manifest" if lacking else message.rstrip("!")
+    what = f"{folder} holds no {lacking[0]} manifest" if lacking else re.sub("!( Did you mean .*)?$", "", message)
     return f"{what}; views of {folder}: {known}"
 
 
 def _words(error: Exception) -> str:
-    """What an error says, in one line: without its kind, the line of SQL it points at, and catalogue internals."""
+    """What an error says, in one line, without its kind and the line of SQL that it points at."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip(" ^") and not line.startswith("LINE")]
-    message = re.sub(r"^[A-Z]\w*( \w+)* Error: ", "", " ".join(lines[:2]))
-    return re.sub(r' Did you mean "pg_\w+"\?', "", message) or type(error).__name__
+    return re.sub(r"^[A-Z]\w*( \w+)* Error: ", "", " ".join(lines[:2])) or type(error).__name__

@@ -60,11 +60,10 @@ class Table:
             ]
         )
 
-    def plain_schema(self) -> pa.Schema:
+    def plain_schema(self, sizes: Mapping[str, int] | None = None) -> pa.Schema:
         """The schema without dictionary types: what rows of Python values convert to."""
-        return pa.schema(
-            [f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in self.arrow_schema()]
-        )
+        schema = self.arrow_schema(sizes)
+        return pa.schema([f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f for f in schema])
 
 
 def _key(step: str) -> Column:

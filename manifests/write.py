@@ -33,9 +33,10 @@ def write_manifest(
     Raises `SchemaMismatch` for rows that do not fit: a column missing, of another type, NULL where none may be, or NaN,
     which would poison the statistics that filters skip by (NULL is the word for no number).
     """
-    rows = _fitted(rows, table.arrow_schema(sizes), what=f"rows for {table.file}")
+    rows = _fitted(rows, table.plain_schema(sizes), what=f"rows for {table.file}")
     if "key" in rows.column_names:
         rows = rows.sort_by("key")
+    rows = rows.combine_chunks().cast(table.arrow_schema(sizes))  # words are numbered in the order of the rows
     name = name or table.file
     with atomic_file(folder / name) as file:
         pq.write_table(

@@ -27,8 +27,7 @@ def crop_and_flip(
         mirrored = (bits >> np.uint64(40)) & np.uint64(1) == 1
         columns[mirrored] = columns[mirrored, ::-1]
     device = images_BCHW.device
-    rows_BH = torch.from_numpy(rows).to(device, non_blocking=True)
-    columns_BW = torch.from_numpy(columns).to(device, non_blocking=True)
+    rows_BH, columns_BW = torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device)
     batch = torch.arange(len(images_BCHW), device=device)
     channel = torch.arange(images_BCHW.shape[1], device=device)
     padded = F.pad(images_BCHW, (PAD, PAD, PAD, PAD))

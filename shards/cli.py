@@ -22,12 +22,12 @@ def pack(
     json: JSON = False,
 ) -> None:
     """Copy the selected images into a transfer set: shuffled block shards and their manifests."""
-    from shards.index import open_folder
+    from shards.index import open_store
     from shards.pack import pack as pack_selection
     from shards.selection import open_selection
 
     order = open_selection(selection)
-    stores = {str(s.document["corpus"]): s for s in map(open_folder, store)}
+    stores = {str(opened.document["corpus"]): opened for opened in map(open_store, store)}
     with progress("pack", order.document["counts"]["selected"]) as advance:
         result = pack_selection(order, stores, out, replace=replace, advance=advance)
     if result.moved:
@@ -56,8 +56,8 @@ def verify(
     else:
         for problem in verdict.problems:
             print(problem)
+        state = "damaged, make it again" if verdict.problems else "sound"
         depth = "sizes and counts" if fast else "every hash and every block"
-        state = "damaged" if verdict.problems else "sound"
         print(f"{folder}: {state}; {verdict.images:,} images in {verdict.shards} shards, checked {depth}")
     if verdict.problems:
         raise typer.Exit(IntegrityError.exit_code)

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Sequence
 
-import duckdb
+import numpy as np
 
+from manifests.read import read_manifest
 from manifests.schema import SCORES, SELECTION
 from shards.index import ShardFolder
 from shards.page import Figure, funnel, histogram, picture, table
@@ -61,22 +62,20 @@ def _corpora(folder: ShardFolder) -> Figure:
 
 def _entropy(folder: ShardFolder) -> Figure:
     """Histogram of the teacher's entropy over [0, ln K]."""
-    top = math.log(max(2, len(folder.document["classes"])))
-    query = f"""
-        SELECT selected, least({BINS - 1}, floor(entropy / {top} * {BINS}))::INTEGER AS bin, count(*)
-        FROM read_parquet(?) JOIN read_parquet(?) USING (key) WHERE entropy IS NOT NULL GROUP BY ALL
-    """
-    with duckdb.connect() as connection:
-        paths = [str(folder.path / SCORES.file), str(folder.path / SELECTION.file)]
-        found = connection.execute(query, paths).fetchall()
-    series = {"selected": [0] * BINS, "left out": [0] * BINS}
-    for selected, number, count in found:
-        series["selected" if selected else "left out"][number] = count
-    edges = [top * i / BINS for i in range(BINS + 1)]
+    classes = len(folder.document["classes"])
+    top = math.log(max(2, classes))
+    scores = read_manifest(folder.path, SCORES, columns=["key", "entropy"])
+    rows = scores.join(read_manifest(folder.path, SELECTION, columns=["key", "selected"]), "key", join_type="inner")
+    entropy, selected = (rows[name].to_numpy() for name in ("entropy", "selected"))  # NULL is NaN here
+    edges = np.linspace(0, top, BINS + 1)
+    series = {
+        name: np.histogram(entropy[np.isfinite(entropy) & mask].clip(0, top), edges)[0].tolist()
+        for name, mask in (("selected", selected), ("left out", ~selected))
+    }
     return histogram(
         "Entropy of the teacher's softmax",
-        edges,
+        edges.tolist(),
         series,
         x_label="entropy (nats)",
-        caption=f"From 0 (certain) to ln {len(folder.document['classes'])} = {top:.2f} (no idea).",
+        caption=f"From 0 (certain) to ln {classes} = {top:.2f} (no idea).",
     )

@@ -3,15 +3,18 @@
 Two kinds of folder hold block shards: a corpus store (`store.json`) and a transfer set (`transfer-set.json`).
 """
 
+import contextlib
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
 
-from manifests.commit import FileFacts
+from manifests.commit import PLAN, FileFacts, Ledger, write_json
+from manifests.errors import IntegrityError
 from manifests.provenance import Provenance, fingerprint
 from manifests.read import read_manifest
 from manifests.schema import SHARDS
@@ -21,6 +24,8 @@ from shards.errors import NotAShardFolder
 TRANSFER_SET = "transfer-set.json"
 STORE = "store.json"
 DOCUMENTS = (TRANSFER_SET, STORE)
+FIELDS = {"kind", "id", "size", "contents"}
+"""what every document has; the rest is its writer's"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +71,20 @@ def contents_id(contents: Mapping[str, str]) -> str:
     return fingerprint({"contents": contents})[:32]
 
 
+def seal(folder: Path, facts: Mapping[str, Any], *, kind: str, files: Sequence[FileFacts], fingerprint: str) -> None:
+    """Finish a folder: its document (``facts``, kind, id and contents), then the commit record of it and ``files``.
+
+    ``kind`` is `transfer-set` or `store`, ``fingerprint`` what the folder was made from.
+    """
+    contents = {f.name: f.sha256 for f in files}
+    document = {**facts, "kind": kind, "id": contents_id(contents), "contents": contents}
+    path = folder / f"{kind}.json"
+    write_json(path, document)
+    written = path.read_bytes()
+    own = FileFacts(name=path.name, bytes=len(written), sha256=hashlib.sha256(written).hexdigest(), rows=0)
+    Ledger(folder).commit(kind, fingerprint=fingerprint, files=[*files, own])
+
+
 @dataclass(frozen=True, kw_only=True)
 class ShardFolder:
     """A finished folder of block shards, opened for reading."""
@@ -82,6 +101,11 @@ class ShardFolder:
         """Resolution in px; images are square."""
         return int(self.document["size"])
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits, in reading order."""
+        return tuple(dict.fromkeys(s.split for s in self.shards))
+
     def of_split(self, split: str | None) -> tuple[ShardFacts, ...]:
         """The shards of a split, or all of them."""
         return tuple(s for s in self.shards if split in (None, s.split))
@@ -91,18 +115,25 @@ class ShardFolder:
         return sum(s.rows for s in self.of_split(split))
 
 
+def load_document(file: Path, *, fields: Set[str]) -> dict[str, Any]:
+    """A JSON document of ours; FileNotFoundError if there is none, `IntegrityError` if it lacks one of ``fields``."""
+    text = file.read_bytes()
+    with contextlib.suppress(ValueError):
+        document = json.loads(text)
+        if isinstance(document, dict) and document.keys() >= fields:
+            return document
+    raise IntegrityError(f"{file} is damaged: not the document that was written; make it again")
+
+
 def read_document(path: Path) -> dict[str, Any]:
-    """`transfer-set.json` or `store.json` of a folder; raises `NotAShardFolder`."""
+    """`transfer-set.json` or `store.json` of a folder; raises `NotAShardFolder` if it has neither."""
     for name in DOCUMENTS:
-        try:
-            return dict(json.loads((path / name).read_bytes()))
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except ValueError:
-            raise NotAShardFolder(f"{path / name} is damaged: not JSON; make the set again") from None
-    if (path / "plan.json").exists():
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return load_document(path / name, fields=FIELDS)
+    if (path / PLAN).exists():
         raise NotAShardFolder(f"{path} is unfinished: run the command that makes it again, it goes on where it was")
-    raise NotAShardFolder(f"{path} is no transfer set (no {TRANSFER_SET} in it); make one with `curate select`")
+    what = f"no transfer set (no {TRANSFER_SET} in it)" if path.is_dir() else "no folder"
+    raise NotAShardFolder(f"{path} is {what}; make one with `curate select`")
 
 
 def open_folder(path: Path | str) -> ShardFolder:
@@ -113,3 +144,11 @@ def open_folder(path: Path | str) -> ShardFolder:
     return ShardFolder(
         path=path, id=document["id"], document=document, shards=tuple(ShardFacts.from_json(r) for r in rows)
     )
+
+
+def open_store(path: Path) -> ShardFolder:
+    """Open a corpus store; raises `NotAShardFolder` for anything else."""
+    folder = open_folder(path)
+    if folder.document["kind"] != "store":
+        raise NotAShardFolder(f"{path} is a {folder.document['kind']}, not a corpus store; `curate ingest` makes one")
+    return folder

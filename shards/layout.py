@@ -14,6 +14,7 @@ is fixed and members are sorted, so the same images give the same bytes.
 import io
 import itertools
 import tarfile
+import tokenize
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,9 +88,12 @@ def decode_block(data: bytes) -> Block:
             )
             offset = start + info.size + -info.size % tarfile.BLOCKSIZE
         images = members["images.npy"] if "images.npy" in members else _decode_images(members)
-        return Block(images_NCHW=images, keys=members["keys.npy"], labels=members["labels.npy"])
-    except (tarfile.HeaderError, KeyError, IndexError, EOFError, OSError) as error:
-        raise ValueError(f"not a block: {error}") from error
+        block = Block(images_NCHW=images, keys=members["keys.npy"], labels=members["labels.npy"])
+    except (tarfile.HeaderError, KeyError, IndexError, EOFError, OSError, SyntaxError, tokenize.TokenError) as error:
+        raise ValueError(f"not a block: {error}") from error  # the last two: NumPy, of a header that is no Python
+    if not len(block.images_NCHW) == len(block.keys) == len(block.labels):
+        raise ValueError("not a block: images, keys and labels differ in number")
+    return block
 
 
 def _npy(array: NDArray[np.generic]) -> bytes:
@@ -118,4 +122,4 @@ def _decode_images(members: dict[str, NDArray[np.generic]]) -> NDArray[np.uint8]
         np.asarray(Image.open(io.BytesIO(blob[start:end]))).transpose(2, 0, 1)
         for start, end in itertools.pairwise(offsets)
     ]
-    return np.stack(images) if images else np.empty((0, 3, 0, 0), np.uint8)
+    return np.stack(images)

@@ -1,22 +1,21 @@
 """Pack: copy the selected rows of corpus stores into a transfer set, shuffled, with the manifests beside them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from manifests.commit import FileFacts, Ledger, atomic_file, claimed, write_json
+from manifests.commit import FileFacts, Ledger, atomic_file, claimed
 from manifests.keys import draw
 from manifests.provenance import Provenance, fingerprint
 from manifests.read import read_manifest
 from manifests.schema import FEATURES, SAMPLES, SCORES, SELECTION, Table
 from manifests.write import write_manifest
-from shards.index import TRANSFER_SET, ShardFacts, ShardFolder, contents_id, open_folder, write_index
+from shards.index import ShardFacts, ShardFolder, open_folder, seal, write_index
 from shards.layout import KEY_DTYPE, UNKNOWN_LABEL, Block, block_rows, shard_name, shard_rows
 from shards.read import read_block
 from shards.selection import SelectionFolder
@@ -24,6 +23,7 @@ from shards.write import committed, write_shard
 
 SPLITS = ("train", "holdout")
 COPIED = (SELECTION, SCORES, FEATURES)
+PLACE = ("shard", "block", "row")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,88 +51,83 @@ def pack(
     The same selection gives the same bytes and the same id. ``advance(n)`` is told of every n images written.
     """
     selection.check_stores({name: store.id for name, store in stores.items()})
+    Ledger(selection.path).verify()  # its manifests are copied unread
     with claimed(out, plan=selection.plan, replace=replace) as moved:
-        units = _Packing(selection, stores, out)
-        shards = [facts for split in SPLITS for facts in units.write_split(split, advance)]
-        _finish(out, selection, shards, units)
-    return PackResult(
-        folder=open_folder(out), shards_written=units.written, shards_reused=len(shards) - units.written, moved=moved
-    )
+        packing = _Packing(selection, stores, out)
+        shards = [facts for split in SPLITS for facts in packing.write_split(split, advance)]
+        _finish(out, selection, shards, packing)
+    written = packing.written
+    return PackResult(folder=open_folder(out), shards_written=written, shards_reused=len(shards) - written, moved=moved)
 
 
 class _Packing:
     """The selected rows, in the order in which they are packed."""
 
     def __init__(self, selection: SelectionFolder, stores: Mapping[str, ShardFolder], out: Path) -> None:
-        self.out, self.size, self.written = out, selection.size, 0
-        self._ledger, self._plan = Ledger(out), selection.plan
-        self._stores = [stores[name] for name in sorted(stores)]
-        samples = read_manifest(selection.path, SAMPLES)
+        self._out, self._size, self._plan, self._ledger = out, selection.size, selection.plan, Ledger(out)
+        samples = read_manifest(selection.path, SAMPLES, columns=["key", "corpus", "shard", "block", "row"])
         picked = read_manifest(selection.path, SELECTION, columns=["key", "split"])
         rows = samples.join(picked.filter(pc.is_valid(picked["split"])), "key", join_type="inner")
         keys = np.array(rows["key"].to_pylist(), dtype=KEY_DTYPE)
         order = np.lexsort((keys, draw(keys, "pack", self._plan["seed"])))  # shuffled, ties by key
         self.keys = keys[order]
-        self.split = np.array(rows["split"].to_pylist())[order]
-        corpus = np.array(rows["corpus"].to_pylist())[order]
-        self._store = np.searchsorted(np.array(sorted(stores)), corpus)
-        self._place = np.stack([rows[c].to_numpy()[order] for c in ("shard", "block", "row")], axis=1).astype(np.int64)
-        self._first_block = 0
-        self.placed: dict[bytes, tuple[int, int, int]] = {}
-        self._shards = 0
+        self._split = np.array(rows["split"].to_pylist(), dtype=str)[order]
+        names, self._store = np.unique(np.array(rows["corpus"].to_pylist(), dtype=str)[order], return_inverse=True)
+        self._stores = [stores[name] for name in names]
+        self._source = np.column_stack([rows[c].to_numpy()[order] for c in PLACE]).astype(np.int64)
+        self.placed = np.empty((len(keys), len(PLACE)), np.int32)
+        self.written = self._shards = self._blocks = 0
 
     def write_split(self, split: str, advance: Callable[[int], None]) -> list[ShardFacts]:
         """Write the shards of a split, or take those that are there; one commit record a shard."""
-        mine = np.flatnonzero(self.split == split)
-        count = -(-len(mine) // shard_rows(self.size))
-        blocks = -(-len(mine) // block_rows(self.size))
-        edges = [block_rows(self.size) * (blocks * i // max(count, 1)) for i in range(count)] + [len(mine)]
-        return [
-            self._write_shard(shard_name(number, split), split, mine[edges[number] : edges[number + 1]], advance)
-            for number in range(count)
-        ]
+        mine = np.flatnonzero(self._split == split)
+        step = block_rows(self._size)
+        count = -(-len(mine) // shard_rows(self._size))
+        blocks = -(-len(mine) // step)
+        edges = [step * (blocks * i // count) for i in range(1, count)]  # whole blocks, as even as they get
+        pieces = np.split(mine, edges) if count else []
+        return [self._take_shard(shard_name(i, split), split, rows, advance) for i, rows in enumerate(pieces)]
 
-    def _write_shard(self, name: str, split: str, rows: NDArray[np.intp], advance: Callable[[int], None]) -> ShardFacts:
+    def _take_shard(self, name: str, split: str, rows: NDArray[np.intp], advance: Callable[[int], None]) -> ShardFacts:
         unit = Path(name).stem
-        print_ = fingerprint({"plan": self._plan, "unit": unit, "first_block": self._first_block})
+        print_ = fingerprint({"plan": self._plan, "unit": unit, "first_block": self._blocks})
         if record := self._ledger.done(unit, print_):
             facts = ShardFacts.from_json(record.facts)
         else:
-            step = block_rows(self.size)
-            images = self._gather(rows)
-            blocks = (
-                Block(
-                    images_NCHW=images[i : i + step],
-                    keys=self.keys[rows[i : i + step]],
-                    labels=np.full(len(rows[i : i + step]), UNKNOWN_LABEL, np.int32),
-                )
-                for i in range(0, len(rows), step)
-            )
-            facts = write_shard(self.out, name, blocks, split=split, first_block=self._first_block)
+            facts = write_shard(self._out, name, self._cut(rows), split=split, first_block=self._blocks)
             self._ledger.commit(unit, fingerprint=print_, files=[committed(facts)], facts=facts.as_json())
             self.written += 1
-        for i, row in enumerate(rows):
-            self.placed[self.keys[row]] = (self._shards, *divmod(i, block_rows(self.size)))
-        self._first_block += len(facts.blocks)
+        block, row = np.divmod(np.arange(len(rows)), block_rows(self._size))
+        self.placed[rows] = np.column_stack([np.full(len(rows), self._shards), block, row])
         self._shards += 1
+        self._blocks += len(facts.blocks)
         advance(len(rows))
         return facts
 
+    def _cut(self, rows: NDArray[np.intp]) -> Iterator[Block]:
+        """``rows`` as blocks, the last one with what is left."""
+        images = self._gather(rows)
+        step = block_rows(self._size)
+        for start in range(0, len(rows), step):
+            keys = self.keys[rows[start : start + step]]
+            labels = np.full(len(keys), UNKNOWN_LABEL, np.int32)
+            yield Block(images_NCHW=images[start : start + step], keys=keys, labels=labels)
+
     def _gather(self, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
         """Pixels of ``rows``, reading every source block once."""
-        images = np.empty((len(rows), 3, self.size, self.size), np.uint8)
-        source = np.column_stack([self._store[rows], self._place[rows, :2]])
+        images = np.empty((len(rows), 3, self._size, self._size), np.uint8)
+        source = np.column_stack([self._store[rows], self._source[rows, :2]])
         blocks, which = np.unique(source, axis=0, return_inverse=True)
         for number, (store, shard, block) in enumerate(blocks.tolist()):
             wanted = np.flatnonzero(which == number)
             folder = self._stores[store]
             facts = folder.shards[shard]
             found = read_block(folder.path / facts.name, facts.blocks[block])
-            images[wanted] = found.images_NCHW[self._place[rows[wanted], 2]]
+            images[wanted] = found.images_NCHW[self._source[rows[wanted], 2]]
         return images
 
 
-def _finish(out: Path, selection: SelectionFolder, shards: list[ShardFacts], units: _Packing) -> None:
+def _finish(out: Path, selection: SelectionFolder, shards: list[ShardFacts], packing: _Packing) -> None:
     """Write the manifests, then `transfer-set.json`, then the commit record."""
     made = Provenance(
         step="pack",
@@ -143,25 +138,22 @@ def _finish(out: Path, selection: SelectionFolder, shards: list[ShardFacts], uni
     )
     files = [committed(facts) for facts in shards]
     files.append(write_index(out, shards, provenance=made))
-    files.append(write_manifest(out, SAMPLES, _place(selection, units.placed), provenance=made))
+    files.append(write_manifest(out, SAMPLES, _place(selection, packing), provenance=made))
     files += [_copy(selection, table, out) for table in COPIED]
-    contents = {f.name: f.sha256 for f in files}
-    identity = contents_id(contents)
     rows = {split: sum(s.rows for s in shards if s.split == split) for split in SPLITS}
-    document = {**selection.document, "kind": "transfer-set", "id": identity, "rows": rows, "contents": contents}
-    write_json(out / TRANSFER_SET, document)
-    Ledger(out).commit("transfer-set", fingerprint=identity, files=files)
+    made_from = fingerprint({"plan": selection.plan})
+    seal(out, {**selection.document, "rows": rows}, kind="transfer-set", files=files, fingerprint=made_from)
 
 
-def _place(selection: SelectionFolder, placed: Mapping[bytes, tuple[int, int, int]]) -> pa.Table:
+def _place(selection: SelectionFolder, packing: _Packing) -> pa.Table:
     """The samples manifest with shard, block and row as they are in the transfer set, NULL for what it left out."""
     samples = read_manifest(selection.path, SAMPLES)
-    places: list[tuple[Any, Any, Any]] = [
-        placed.get(key.encode(), (None, None, None)) for key in samples["key"].to_pylist()
-    ]
-    for i, name in enumerate(("shard", "block", "row")):
-        column = pa.array([place[i] for place in places], pa.int32())
-        samples = samples.set_column(samples.column_names.index(name), name, column)
+    keys = np.array(samples["key"].to_pylist(), dtype=KEY_DTYPE)
+    where = np.searchsorted(keys, packing.keys)  # a manifest is in key order
+    for name, places in zip(PLACE, packing.placed.T, strict=True):
+        column = np.full(len(keys), -1, np.int32)
+        column[where] = places
+        samples = samples.set_column(samples.column_names.index(name), name, pa.array(column, mask=column < 0))
     return samples
 
 

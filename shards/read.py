@@ -22,7 +22,10 @@ def read_block(path: Path, facts: BlockFacts) -> Block:
         raise BlockDamaged(f"{path}: block {facts.block} ends after {len(data):,} of {facts.bytes:,} bytes")
     if (found := xxhash.xxh3_64_hexdigest(data)) != facts.xxh3:
         raise BlockDamaged(f"{path}: block {facts.block} is damaged (XXH3 {found}, index says {facts.xxh3})")
-    block = decode_block(data)
+    try:
+        block = decode_block(data)
+    except ValueError as error:
+        raise BlockDamaged(f"{path}: block {facts.block} cannot be decoded: {error}") from error
     if len(block) != facts.rows:
         raise BlockDamaged(f"{path}: block {facts.block} holds {len(block)} images, the index says {facts.rows}")
     return block

@@ -1,14 +1,15 @@
 """The order that pack carries out: a folder with the manifests of a selection and `selection.json`."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shards.errors import ShardError
+from shards.index import load_document
 
 SELECTION_DOCUMENT = "selection.json"
+FIELDS = {"plan", "stores", "size", "transform", "teacher", "counts"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,20 +39,18 @@ class SelectionFolder:
         """Refuse stores other than those the selection was made from (`ShardError`)."""
         if ids == self.parents:
             return
-        wrong = sorted(n for n in {*ids, *self.parents} if ids.get(n) != self.parents.get(n))
+        wrong = min(n for n in {*ids, *self.parents} if ids.get(n) != self.parents.get(n))
         raise ShardError(
-            f"{self.path} was made from other stores: {wrong[0]!r} is {ids.get(wrong[0])} here and "
-            f"{self.parents.get(wrong[0])} in the selection; give its own stores, or select again"
+            f"{self.path} was made from other stores: {wrong!r} is {ids.get(wrong, 'not given')} here and "
+            f"{self.parents.get(wrong, 'not there')} in the selection; give its own stores, or select again"
         )
 
 
 def open_selection(path: Path) -> SelectionFolder:
     """Open a selection folder; raises `ShardError` for anything else."""
     try:
-        return SelectionFolder(path=path, document=json.loads((path / SELECTION_DOCUMENT).read_bytes()))
-    except FileNotFoundError:
+        return SelectionFolder(path=path, document=load_document(path / SELECTION_DOCUMENT, fields=FIELDS))
+    except (FileNotFoundError, NotADirectoryError):
         raise ShardError(
             f"{path} is no selection (no {SELECTION_DOCUMENT} there); `curate select` writes one"
         ) from None
-    except ValueError:
-        raise ShardError(f"{path / SELECTION_DOCUMENT} is damaged: not JSON; select again") from None

@@ -50,16 +50,19 @@ class Stream:
         self._seed, self._batch_size, self._shuffle, self._window = seed, batch_size, shuffle, window
         self._blocks = [(folder.path / s.name, b) for s in folder.of_split(split) for b in s.blocks]
         self.rows = sum(b.rows for _, b in self._blocks)
-        self.batches_per_epoch = self.rows // batch_size if drop_last else -(-self.rows // batch_size)
-        if not self.batches_per_epoch:
-            where = f"split {split!r} of {folder.path}" if split else str(folder.path)
+        where = f"split {split!r} of {folder.path}" if split else str(folder.path)
+        if not self.rows:
+            raise ShardError(f"{where} holds no images; its splits: {', '.join(folder.splits) or 'none'}")
+        if batch_size < 1 or (drop_last and batch_size > self.rows):
             raise ShardError(
-                f"batch size {batch_size} is larger than the {self.rows} images in {where}; lower --batch-size"
+                f"batch size {batch_size:,} does not fit the {self.rows:,} images in {where}; "
+                f"choose one from 1 to {self.rows:,}"
             )
+        self.batches_per_epoch = self.rows // batch_size if drop_last else -(-self.rows // batch_size)
         self.epoch = 0
         self.batch = 0
         self._plan = _EpochPlan(epoch=-1, order=np.empty(0, np.int64), starts=np.empty(0, np.int64))
-        self._loaded: tuple[tuple[int, int], Block] | None = None
+        self._loaded: _Window | None = None
 
     def __iter__(self) -> Self:
         return self
@@ -73,7 +76,8 @@ class Stream:
 
     def one_epoch(self) -> Iterator[Batch]:
         """The batches of the current epoch from the start; the stream's own position does not move."""
-        return (self.read(self.epoch, number) for number in range(self.batches_per_epoch))
+        epoch = self.epoch
+        return (self.read(epoch, number) for number in range(self.batches_per_epoch))
 
     def state(self) -> dict[str, Any]:
         """Where the stream is: a few integers, JSON-ready."""
@@ -96,10 +100,8 @@ class Stream:
         pieces = []
         window = int(np.searchsorted(plan.starts, start, side="right")) - 1
         while start < end:
-            block = self._load(epoch, window)
             first = start - int(plan.starts[window])
-            rows = slice(first, min(first + end - start, len(block)))
-            pieces.append(Batch(block.images_NCHW[rows], block.keys[rows], block.labels[rows]))
+            pieces.append(self._take(epoch, window, slice(first, first + end - start)))
             start += len(pieces[-1].keys)
             window += 1
         if len(pieces) == 1:
@@ -108,36 +110,36 @@ class Stream:
 
     def _epoch(self, epoch: int) -> "_EpochPlan":
         if self._plan.epoch != epoch:
-            order = np.arange(len(self._blocks))
-            if self._shuffle:
-                order = self._generator(epoch, "blocks").permutation(order)
+            order = self._order(len(self._blocks), epoch, "blocks")
             rows = np.array([self._blocks[i][1].rows for i in order])
             starts = np.concatenate([[0], np.cumsum(rows)])[:-1][:: self._window]
             self._plan = _EpochPlan(epoch=epoch, order=order, starts=starts)
         return self._plan
 
-    def _load(self, epoch: int, window: int) -> Block:
-        """The rows of a window in stream order; the last one used is kept."""
-        if self._loaded is None or self._loaded[0] != (epoch, window):
-            self._loaded = None  # free it before the next one is built
-            chosen = self._epoch(epoch).order[window * self._window : (window + 1) * self._window]
-            blocks = [read_block(*self._blocks[i]) for i in chosen]
-            rows = sum(map(len, blocks))
-            order: Any = slice(None)
-            if self._shuffle:
-                order = self._generator(epoch, "rows", window).permutation(rows)
-            self._loaded = (
-                (epoch, window),
-                Block(
-                    images_NCHW=np.concatenate([b.images_NCHW for b in blocks])[order],
-                    keys=np.concatenate([b.keys for b in blocks])[order],
-                    labels=np.concatenate([b.labels for b in blocks])[order],
-                ),
-            )
-        return self._loaded[1]
+    def _take(self, epoch: int, window: int, rows: slice) -> Batch:
+        """Some rows of a window, in stream order, as copies: a batch that is kept does not keep its window."""
+        if self._loaded is None or self._loaded.at != (epoch, window):
+            self._loaded = None  # free it before the next one is read
+            self._loaded = self._load(epoch, window)
+        block, chosen = self._loaded.block, self._loaded.order[rows]
+        return Batch(block.images_NCHW[chosen], block.keys[chosen], block.labels[chosen])
 
-    def _generator(self, *purpose: str | int) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(address(self.folder.id, self._seed, *purpose)))
+    def _load(self, epoch: int, window: int) -> "_Window":
+        chosen = self._epoch(epoch).order[window * self._window : (window + 1) * self._window]
+        blocks = [read_block(*self._blocks[i]) for i in chosen]
+        block = Block(
+            images_NCHW=np.concatenate([b.images_NCHW for b in blocks]),
+            keys=np.concatenate([b.keys for b in blocks]),
+            labels=np.concatenate([b.labels for b in blocks]),
+        )
+        return _Window(at=(epoch, window), block=block, order=self._order(len(block), epoch, "rows", window))
+
+    def _order(self, count: int, epoch: int, *purpose: str | int) -> NDArray[np.int64]:
+        """A seeded permutation; from raw bits, which NumPy keeps the same for good, unlike its own permutations."""
+        if not self._shuffle:
+            return np.arange(count)
+        bits = np.random.Philox(address(self.folder.id, self._seed, epoch, *purpose)).random_raw(count)
+        return np.argsort(bits, kind="stable")
 
 
 class _EpochPlan(NamedTuple):
@@ -146,3 +148,12 @@ class _EpochPlan(NamedTuple):
     """block order"""
     starts: NDArray[np.int64]
     """first row of each window in the epoch's order"""
+
+
+class _Window(NamedTuple):
+    at: tuple[int, int]
+    """epoch, window"""
+    block: Block
+    """its blocks, joined"""
+    order: NDArray[np.int64]
+    """row order"""
