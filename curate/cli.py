@@ -8,6 +8,8 @@ import typer
 from manifests.console import emit_json, new_app, note, print_table, progress, run
 
 if TYPE_CHECKING:
+    import torch
+
     from curate.corpora import Corpus
     from curate.run import Curated
     from distill.models.teachers import Classifier
@@ -42,12 +44,11 @@ def ingest(
     json: Json = False,
 ) -> None:
     """Decode corpora once into stores of fixed-size, hashed images."""
-    from curate.ingest import ingest as ingest_corpus
+    from curate.run import ingest_shown
 
     documents = []
     for source in _open(corpus):
-        with progress(f"ingest {source.name}", sum(part.count for part in source.parts())) as advance:
-            result = ingest_corpus(source, size=size, work=work, threads=threads, advance=advance)
+        result = ingest_shown(source, size=size, work=work, threads=threads, progress=progress)
         store = result.store
         facts = {"corpus": source.name, "store": str(store.path), "id": store.id, "seen": store.document["seen"]}
         documents.append({**facts, "usable": store.rows(), "decoded": result.decoded})
@@ -70,16 +71,16 @@ def score(
     json: Json = False,
 ) -> None:
     """Ask the teacher about every image: prediction, confidence, entropy, margin, energy, features, logits."""
-    from curate.ingest import ingest as ingest_corpus
+    from curate.run import ingest_shown
     from curate.score import score as score_store
     from distill.device import choose_device
 
     where = choose_device(device)
-    judge = _teacher(teacher, teacher_weights, starter=not corpus, device=device, dtype=dtype, threads=threads)
+    sources = _open(corpus)
+    judge = _teacher(teacher, teacher_weights, starter=not corpus, device=where, dtype=dtype, threads=threads)
     documents = []
-    for source in _open(corpus):
-        with progress(f"ingest {source.name}", sum(part.count for part in source.parts())) as advance:
-            store = ingest_corpus(source, size=judge.input_size, work=work, threads=threads, advance=advance).store
+    for source in sources:
+        store = ingest_shown(source, size=judge.input_size, work=work, threads=threads, progress=progress).store
         with progress(f"score {source.name}", store.rows()) as advance:
             result = score_store(store, judge, work=work, device=where, threads=threads, advance=advance)
         documents.append({"corpus": source.name, "scored": store.rows(), "teacher_forwards": result.forwards})
@@ -118,7 +119,7 @@ def select(
     choice = Choice(mode=mode, budget=budget, seed=seed, holdout=holdout)
     where = choose_device(device)
     sources = _open(corpus)
-    judge = _teacher(teacher, teacher_weights, starter=not corpus, device=device, dtype=dtype, threads=threads)
+    judge = _teacher(teacher, teacher_weights, starter=not corpus, device=where, dtype=dtype, threads=threads)
     result = curate(
         sources, judge, choice, work=work, out=out, device=where, threads=threads, replace=replace, progress=progress
     )
@@ -147,22 +148,21 @@ def _open(options: list[str] | None) -> list["Corpus"]:
 
 
 def _teacher(
-    arch: str, weights: Path | None, *, starter: bool, device: str, dtype: str, threads: int | None
+    arch: str, weights: Path | None, *, starter: bool, device: "torch.device", dtype: str, threads: int | None
 ) -> "Classifier":
     """The teacher asked for; with the starter corpora and no weights, the starter's own."""
     from distill.cli import starter_teacher
-    from distill.device import choose_device, choose_dtype
+    from distill.device import choose_dtype
     from distill.models.store import resolve
     from distill.models.teachers import load_classifier
 
-    where = choose_device(device)
-    precision = choose_dtype(dtype, where)
+    precision = choose_dtype(dtype, device)
     if weights or not starter:
         path = resolve(arch, weights=weights)
     else:
-        path = starter_teacher(arch, device=device, threads=threads)
+        path = starter_teacher(arch, device=str(device), threads=threads)
         note(f"no --teacher-weights given: using the starter teacher {path.stem}, trained on scikit-learn's digits")
-    return load_classifier(path, arch=arch, dtype=precision, device=where)
+    return load_classifier(path, arch=arch, dtype=precision, device=device)
 
 
 def _tell(result: "Curated", out: Path, *, budget: int, json: bool) -> None:
@@ -170,16 +170,16 @@ def _tell(result: "Curated", out: Path, *, budget: int, json: bool) -> None:
     from curate.selection import COUNTS
 
     document = result.folder.document
+    counts = document["counts"]
     work = {"decoded": result.decoded, "teacher_forwards": result.forwards, "shards_written": result.shards_written}
+    if result.moved:
+        note(f"the old {out} is now {result.moved}")
+    if budget > counts["selected"]:
+        note(f"--budget {budget:,} is more than the {counts['selected']:,} distinct usable images: all were taken")
     if json:
         keys = ("id", "counts", "corpora", "rows", "class_histogram", "teacher", "plan")
         emit_json({"out": str(out), **{key: document[key] for key in keys}, **work})
         return
-    if result.moved:
-        note(f"the old {out} is now {result.moved}")
-    counts = document["counts"]
-    if budget > counts["selected"]:
-        note(f"--budget {budget:,} is more than the {counts['selected']:,} distinct usable images: all were taken")
     _table([*document["corpora"], {"corpus": "all", **counts}], ["corpus", *COUNTS])
     done = "; ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in work.items())
     print(f"{out}: {result.folder.rows():,} images, id {result.folder.id} ({done})")

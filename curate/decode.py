@@ -1,18 +1,33 @@
 """Foreign bytes to stored pixels: decode, turn upright, convert to RGB, resize. The one place that does."""
 
+import contextlib
 import io
-import struct
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""what is decoded, by what the bytes say; no others, for Pillow would run Ghostscript on an EPS"""
 MIN_SIDE = 4
 """px; below this a picture is no picture (scikit-learn's digits have 8)"""
-MAX_PIXELS = 100_000_000
-"""declared width x height; beyond it a file is a bomb or a map, not a photograph (Pillow warns at 89 M)"""
+MAX_PIXELS = 89_478_485
+"""declared width x height; beyond it a file is a bomb or a map, not a photograph (Pillow's own bound, 2^30 / 12)"""
+TOO_LARGE = f"more than {MAX_PIXELS:,} px declared"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Pillow's warnings to itself: what is wrong with a sample is told by its status.
+
+    Filters belong to the process, not to a thread, so this is entered once, around all decoding.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
 
 
 class Undecodable(Exception):
@@ -47,34 +62,43 @@ class Transform:
 
 
 def decode(data: bytes | NDArray[np.uint8], transform: Transform) -> tuple[NDArray[np.uint8], int, int]:
-    """Stored pixels (3, size, size) and the source's width and height; raises `Undecodable`."""
+    """Stored pixels (3, size, size), and the width and height of the upright source; raises `Undecodable`."""
     try:
         image = _open(data)
-        width, height = image.size
-        if min(width, height) < MIN_SIDE:
-            raise Undecodable("too_small", f"{width}x{height} px, less than {MIN_SIDE} a side")
-        if width * height > MAX_PIXELS:
-            raise Undecodable("too_large", f"{width}x{height} px declared, more than {MAX_PIXELS:,} in all")
-        return transform(_rgb(image)), width, height
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, TypeError, KeyError) as error:
+        _check_size(*image.size)  # before the first pixel is decoded
+        image = _rgb(image)
+        return transform(image), *image.size
+    except Undecodable:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise Undecodable("too_large", TOO_LARGE) from None
+    except Exception as error:  # noqa: BLE001  # on damaged bytes Pillow's plugins raise anything
         raise Undecodable("decode_error", _reason(error, data)) from None
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise Undecodable("too_large", TOO_LARGE)
+    if min(width, height) < MIN_SIDE:
+        raise Undecodable("too_small", f"{width}x{height} px, less than {MIN_SIDE} a side")
 
 
 def _open(data: bytes | NDArray[np.uint8]) -> Image.Image:
     if isinstance(data, np.ndarray):
         return Image.fromarray(data)
-    return Image.open(io.BytesIO(data))
+    return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    """Decode: the first frame, upright, RGB; what is transparent lies over black, like a missing pixel."""
     image.load()
-    if image.mode.startswith("I;16") or image.mode == "I":  # 16 bits a channel: Pillow's own conversion would clip
+    with contextlib.suppress(Exception):  # pixels are good even where the EXIF is not
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I"):  # 16 bits a channel: Pillow's own conversion would clip
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    if image.format in {"JPEG", "TIFF"}:
-        image = ImageOps.exif_transpose(image)
-    if image.mode == "P" or "A" in image.mode:  # a palette may hold transparency; over black, like a missing pixel
-        backed: Any = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        return Image.Image.convert(Image.alpha_composite(backed, image.convert("RGBA")), "RGB")
+    if image.has_transparency_data:
+        backed = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(backed, image.convert("RGBA"))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

@@ -17,14 +17,14 @@ import pyarrow as pa
 
 from curate.catalogue import Catalogue, Decoded, decode_item
 from curate.corpora.base import Corpus, Item, Part
-from curate.decode import Transform
+from curate.decode import Transform, quiet
 from curate.errors import CorpusEmpty
-from manifests.commit import Ledger, Record, exclusive, write_json
+from manifests.commit import Ledger, Record, exclusive
 from manifests.provenance import Provenance, fingerprint
 from manifests.read import read_manifest
 from manifests.schema import SAMPLES
 from manifests.write import write_manifest
-from shards.index import STORE, ShardFacts, ShardFolder, contents_id, open_folder, write_index
+from shards.index import ShardFacts, ShardFolder, open_folder, seal, write_index
 from shards.layout import KEY_DTYPE, UNKNOWN_LABEL, Block, block_rows, shard_name
 from shards.write import committed, write_shard
 
@@ -43,6 +43,12 @@ class IngestResult:
     """images decoded in this run; 0 when the store was there already"""
 
 
+def find_store(corpus: Corpus, *, size: int, work: Path) -> ShardFolder | None:
+    """The finished store of ``corpus`` at ``size`` px below ``work``, if there is one; lists no images."""
+    folder, print_ = _place(corpus, Transform(size=size), work)
+    return open_folder(folder) if Ledger(folder).done("store", print_) else None
+
+
 def ingest(
     corpus: Corpus, *, size: int, work: Path, threads: int | None = None, advance: Advance = lambda n: None
 ) -> IngestResult:
@@ -51,33 +57,35 @@ def ingest(
     Every source sample gets a row, damaged ones with a status and a reason. ``advance(n)`` is told of every n samples
     done. Raises `CorpusEmpty` if there are no samples, `Busy` if another run is at it.
     """
-    transform = Transform(size=size)
-    print_ = fingerprint(
-        {"corpus": corpus.name, "source": corpus.identity(), "transform": transform.spec, "ingest": VERSION}
-    )
-    folder = work / "stores" / f"{corpus.name}-{print_[:12]}"
-    if Ledger(folder).done("store", print_):
-        store = open_folder(folder)
+    if store := find_store(corpus, size=size, work=work):
         advance(store.document["seen"])
         return IngestResult(store=store, decoded=0)
     parts = corpus.parts()
     if not sum(part.count for part in parts):
         raise CorpusEmpty(f"corpus {corpus.name!r} ({corpus.spec}) holds no images")
-    with exclusive(folder), ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        job = _Job(corpus, transform, folder, print_, pool)
+    transform, workers = Transform(size=size), threads or os.cpu_count() or 1
+    folder, print_ = _place(corpus, transform, work)
+    with exclusive(folder), quiet():
+        job = _Job(corpus, transform=transform, folder=folder, fingerprint=print_, workers=workers)
         for number, part in enumerate(parts):
             job.do(number, part, advance)
         job.finish()
     return IngestResult(store=open_folder(folder), decoded=job.decoded)
 
 
+def _place(corpus: Corpus, transform: Transform, work: Path) -> tuple[Path, str]:
+    """A store's folder and fingerprint."""
+    facts = {"corpus": corpus.name, "source": corpus.identity(), "transform": transform.spec, "ingest": VERSION}
+    print_ = fingerprint(facts)
+    return work / "stores" / f"{corpus.name}-{print_[:12]}", print_
+
+
 class _Job:
     """One corpus on its way into one store."""
 
-    def __init__(
-        self, corpus: Corpus, transform: Transform, folder: Path, print_: str, pool: ThreadPoolExecutor
-    ) -> None:
-        self._corpus, self._transform, self._folder, self._print, self._pool = corpus, transform, folder, print_, pool
+    def __init__(self, corpus: Corpus, *, transform: Transform, folder: Path, fingerprint: str, workers: int) -> None:
+        self._corpus, self._transform, self._folder = corpus, transform, folder
+        self._print, self._workers = fingerprint, workers
         self._ledger = Ledger(folder)
         self._catalogue = Catalogue(corpus.name)
         self._classes = {name: number for number, name in enumerate(corpus.classes or ())}
@@ -117,13 +125,13 @@ class _Job:
         """The items of a part, decoded in threads, in order, with a bounded number under way."""
         items = self._corpus.read(part)
         under_way: deque[Future[list[Decoded]]] = deque()
-        chunks = iter(lambda: list(islice(items, CHUNK)), [])
-        for chunk in chunks:
-            under_way.append(self._pool.submit(self._decode, chunk))
-            if len(under_way) > 2 * (os.cpu_count() or 1):
+        with ThreadPoolExecutor(self._workers) as pool:
+            for chunk in iter(lambda: list(islice(items, CHUNK)), []):
+                under_way.append(pool.submit(self._decode, chunk))
+                if len(under_way) > 2 * self._workers:
+                    yield from _deliver(under_way.popleft(), advance)
+            while under_way:
                 yield from _deliver(under_way.popleft(), advance)
-        while under_way:
-            yield from _deliver(under_way.popleft(), advance)
 
     def _decode(self, items: list[Item]) -> list[Decoded]:
         return [decode_item(item, self._transform) for item in items]
@@ -158,10 +166,7 @@ class _Job:
         files = [committed(shard) for shard in self._shards]
         files.append(write_manifest(self._folder, SAMPLES, samples, provenance=self._made))
         files.append(write_index(self._folder, self._shards, provenance=self._made))
-        contents = {f.name: f.sha256 for f in files}
-        document = {
-            "kind": "store",
-            "id": contents_id(contents),
+        about = {
             "corpus": self._corpus.name,
             "builtin": self._corpus.builtin,
             "classes": list(self._corpus.classes) if self._corpus.classes else None,
@@ -169,10 +174,8 @@ class _Job:
             "transform": self._transform.spec,
             "seen": samples.num_rows,
             "statuses": dict(sorted(Counter(samples["status"].to_pylist()).items())),
-            "contents": contents,
         }
-        write_json(self._folder / STORE, document)
-        self._ledger.commit("store", fingerprint=self._print, files=files)
+        seal(self._folder, about, kind="store", files=files, fingerprint=self._print)
 
 
 def _deliver(done: Future[list[Decoded]], advance: Advance) -> list[Decoded]:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from manifests.commit import write_bytes
@@ -22,12 +24,11 @@ PAGE = "report.html"
 
 def write_previews(folder: ShardFolder, selection: SelectionFolder, stores: Mapping[str, ShardFolder]) -> None:
     """Write the mosaics and the page of a transfer set into its folder; not part of its contents or id."""
-    rows = read_manifest(selection.path, SELECTION, columns=["key", "selected", "reason"])
+    rows = read_manifest(selection.path, SELECTION, columns=["key", "selected"])
     for name, wanted in ((SELECTED_MOSAIC, True), (LEFT_OUT_MOSAIC, False)):
-        mask = np.array(rows["selected"].to_pylist()) == wanted
-        keys = np.array(rows["key"].to_pylist(), dtype=KEY_DTYPE)[mask]
-        chosen = keys[np.argsort(draw(keys, "preview"), kind="stable")[:SHOWN]] if len(keys) else keys
-        write_bytes(folder.path / name, mosaic(_fetch(chosen, selection, stores)))
+        keys = np.array(rows["key"].filter(pc.equal(rows["selected"], wanted)).to_pylist(), dtype=KEY_DTYPE)
+        shown = keys[np.argsort(draw(keys, "preview"), kind="stable")[:SHOWN]] if len(keys) else keys
+        write_bytes(folder.path / name, mosaic(_fetch(shown.astype(str).tolist(), selection, stores)))
     page = render(
         title="Transfer set",
         lead="Which images were chosen to teach a student, out of which, and why.",
@@ -37,16 +38,13 @@ def write_previews(folder: ShardFolder, selection: SelectionFolder, stores: Mapp
     write_bytes(folder.path / PAGE, page.encode())
 
 
-def _fetch(
-    keys: NDArray[np.bytes_], selection: SelectionFolder, stores: Mapping[str, ShardFolder]
-) -> NDArray[np.uint8]:
-    """Pixels of a few samples, straight from the stores."""
+def _fetch(keys: list[str], selection: SelectionFolder, stores: Mapping[str, ShardFolder]) -> NDArray[np.uint8]:
+    """Pixels of a few samples (N, 3, size, size), straight from the stores."""
     samples = read_manifest(selection.path, SAMPLES, columns=["key", "corpus", "shard", "block", "row"])
-    wanted = {key.decode(): number for number, key in enumerate(keys)}
-    images = np.zeros((len(keys), 3, selection.size, selection.size), np.uint8)
-    for key, corpus, shard, block, row in zip(*(c.to_pylist() for c in samples.columns), strict=True):
-        if (number := wanted.get(key)) is not None:
-            facts = stores[corpus].shards[shard]
-            found = read_block(stores[corpus].path / facts.name, facts.blocks[block])
-            images[number] = found.images_NCHW[row]
-    return images
+    images_NCHW = np.zeros((len(keys), 3, selection.size, selection.size), np.uint8)
+    for sample in samples.filter(pc.is_in(samples["key"], value_set=pa.array(keys, pa.string()))).to_pylist():
+        store = stores[sample["corpus"]]
+        shard = store.shards[sample["shard"]]
+        block = read_block(store.path / shard.name, shard.blocks[sample["block"]])
+        images_NCHW[keys.index(sample["key"])] = block.images_NCHW[sample["row"]]
+    return images_NCHW

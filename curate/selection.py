@@ -1,25 +1,26 @@
 """Select: a rule over the scores of some corpora, written as a selection folder with a decision for every row."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from curate.errors import CurateError, UnknownMode
 from curate.protocols import Teacher
 from curate.score import ScoreResult, teacher_facts
 from curate.select import SELECTORS
 from curate.select.decide import Decided, Scored, decide
-from manifests.commit import Ledger, exclusive, write_json
+from manifests.commit import Ledger, exclusive
 from manifests.provenance import Provenance, fingerprint
 from manifests.read import read_manifest
 from manifests.schema import FEATURES, SAMPLES, SCORES, SELECTION
 from manifests.write import write_manifest
-from shards.index import ShardFolder
-from shards.selection import SELECTION_DOCUMENT, SelectionFolder, open_selection
+from shards.index import ShardFolder, seal
+from shards.selection import SelectionFolder, open_selection
 
 COUNTS = ("seen", "selected", "left_out", "quarantined", "duplicates")
 """per corpus and in all; duplicates are among those left out"""
@@ -74,8 +75,7 @@ def select(
     """
     print_ = fingerprint(plan)
     folder = work / "selections" / f"{choice.mode}-{print_[:12]}"
-    ledger = Ledger(folder)
-    if ledger.done("selection", print_):
+    if Ledger(folder).done("selection", print_):
         return open_selection(folder)
     corpora = [
         Scored(samples=read_manifest(stores[name].path, SAMPLES), scores=read_manifest(scores[name].path, SCORES))
@@ -97,21 +97,25 @@ def select(
             write_manifest(
                 folder,
                 FEATURES,
-                _selected_features(decided.selection, list(scores.values())),
+                _selected_features(decided, scores.values()),
                 provenance=made,
                 sizes={"features": teacher.feature_dim},
             ),
         ]
-        write_json(folder / SELECTION_DOCUMENT, _document(plan, decided, stores, teacher))
-        ledger.commit("selection", fingerprint=print_, files=files)
+        seal(folder, _document(plan, decided, stores, teacher), kind="selection", files=files, fingerprint=print_)
     return open_selection(folder)
 
 
-def _selected_features(selection: pa.Table, scores: list[ScoreResult]) -> pa.Table:
-    keys = selection.filter(selection["selected"]).select(["key"])
-    everything = pa.concat_tables(read_manifest(s.path, FEATURES) for s in scores)
-    mask = pa.compute.is_in(everything["key"], value_set=keys["key"].combine_chunks())
-    return everything.filter(mask)
+def _selected_features(decided: Decided, scores: Iterable[ScoreResult]) -> pa.Table:
+    """Features of the selected rows. A key may lie in several corpora: each row is its own corpus's."""
+    selected = decided.selection.filter(decided.selection["selected"]).select(["key"])
+    taken = decided.samples.select(["key", "own_key", "corpus_order"]).join(selected, "key", join_type="inner")
+    parts = []
+    for order, result in enumerate(scores):
+        features = read_manifest(result.path, FEATURES)
+        keys = taken.filter(pc.equal(taken["corpus_order"], order))["own_key"]
+        parts.append(features.filter(pc.is_in(features["key"], value_set=keys.combine_chunks())))
+    return pa.concat_tables(parts)
 
 
 def _document(

@@ -1,7 +1,7 @@
 """Checkpoints: every part of a run in one safetensors file, written atomically, restored to the bit.
 
 The tensors of a state become the file's tensors; the rest of the state, with a mark where each tensor stood, is JSON in
-the file's metadata. Nothing is pickled.
+the file's metadata, beside a checksum of it all. Nothing is pickled.
 """
 
 import json
@@ -11,10 +11,11 @@ from typing import Any
 
 import safetensors.torch
 import torch
+import xxhash
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from distill.errors import BadCheckpoint
+from distill.errors import BadCheckpoint, Diverged
 from distill.methods.base import Stateful
 from manifests.commit import write_bytes
 from manifests.provenance import canonical_json
@@ -23,11 +24,20 @@ _TENSOR, _PAIRS, _TUPLE = "$tensor", "$dict", "$tuple"
 
 
 def save(path: Path, parts: Mapping[str, Stateful], facts: Mapping[str, Any]) -> None:
-    """Write the state of all ``parts`` and some JSON-ready ``facts``."""
+    """Write the state of all ``parts`` and some JSON-ready ``facts``, among them the run's ``step``.
+
+    Raises `Diverged`, naming the tensor, if one is not finite; the file that was there before stays.
+    """
     tensors: dict[str, Tensor] = {}
     states = {name: _flatten(part.state_dict(), name, tensors) for name, part in parts.items()}
-    metadata = {"states": canonical_json(states), "facts": canonical_json(facts)}
-    write_bytes(path, safetensors.torch.save(tensors, metadata))
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise Diverged(
+                f"{name} is not finite after step {facts['step']:,}; the last checkpoint is from before, but it would "
+                f"happen again: start a new run with a lower --lr"
+            )
+    texts = {"states": canonical_json(states), "facts": canonical_json(facts)}
+    write_bytes(path, safetensors.torch.save(tensors, texts | {"checksum": _checksum(texts, tensors)}))
 
 
 def load(path: Path, parts: Mapping[str, Stateful]) -> dict[str, Any]:
@@ -39,7 +49,12 @@ def load(path: Path, parts: Mapping[str, Stateful]) -> dict[str, Any]:
             f"it belongs to another method, choose another --out"
         )
     for name, part in parts.items():
-        part.load_state_dict(_rebuild(states[name], tensors))
+        try:
+            part.load_state_dict(_rebuild(states[name], tensors))
+        except (RuntimeError, ValueError, KeyError):
+            raise BadCheckpoint(
+                f"{path} holds another {name} than this run's: another release wrote it; delete it to start anew"
+            ) from None
     return facts
 
 
@@ -48,9 +63,22 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-        return json.loads(metadata["states"]), json.loads(metadata["facts"]), tensors
+        texts = {name: metadata[name] for name in ("states", "facts")}
+        if metadata["checksum"] != _checksum(texts, tensors):
+            raise ValueError("its bytes are not those that were written")
+        return json.loads(texts["states"]), json.loads(texts["facts"]), tensors
     except (SafetensorError, KeyError, ValueError) as error:
         raise BadCheckpoint(f"{path} is damaged or no checkpoint ({error}); delete it to start anew") from None
+
+
+def _checksum(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """Over all that `load` uses; safetensors itself would not notice a flipped bit."""
+    digest = xxhash.xxh3_128()
+    for name in sorted(texts):
+        digest.update(texts[name].encode())
+    for name in sorted(tensors):
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
@@ -80,11 +108,3 @@ def _rebuild(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         case list():
             return [_rebuild(item, tensors) for item in value]
     return value
-
-
-def all_finite(parts: Mapping[str, Stateful]) -> bool:
-    """Whether every floating-point tensor of every part is finite; waits for the device."""
-    tensors: dict[str, Tensor] = {}
-    for name, part in parts.items():
-        _flatten(part.state_dict(), name, tensors)
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values() if tensor.is_floating_point())

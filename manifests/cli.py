@@ -91,15 +91,18 @@ def show(
     from manifests.query import find_manifests
     from manifests.show import describe
 
-    found = find_manifests(_folder(folder))
+    folder = _folder(folder)
+    found = find_manifests(folder)
     documents: list[dict[str, Any]] = [describe(path, view) for view, paths in found.items() for path in paths]
     if json:
         emit_json(documents)
         return
-    print_table(
-        ["view", "file", "rows", "bytes", "made by", "teacher"],
-        [[d["view"], d["file"], d["rows"], d["bytes"], d["step"], (d["teacher"] or {}).get("name")] for d in documents],
-    )
+    print_table(["view", "file", "rows", "bytes", "made by", "teacher"], [_line(d, folder) for d in documents])
+
+
+def _line(document: dict[str, Any], folder: Path) -> list[Any]:
+    file, teacher = Path(document["file"]).relative_to(folder), document["teacher"] or {}
+    return [document["view"], file, document["rows"], document["bytes"], document["step"], teacher.get("name")]
 
 
 def main() -> None:

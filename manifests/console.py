@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -84,36 +85,26 @@ def print_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """A table on stdout; numbers right-aligned, with separators and 4 decimals, NULL as an empty cell.
 
-    A terminal's width is kept by folding; a pipe has none, and there a row is a line.
+    A row is a line; on a terminal that is too narrow for that, a value is.
     """
     cells = [[_cell(value) for value in row] for row in rows]
     right = [bool(rows) and all(isinstance(row[i], int | float | None) for row in rows) for i in range(len(header))]
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
     with _to_stdout():
-        if sys.stdout.isatty():
-            _print_folded(header, cells, right=right)
-        else:
-            _print_lines(header, cells, right=right)
+        if sys.stdout.isatty() and sum(widths) + 2 * (len(widths) - 1) > shutil.get_terminal_size().columns:
+            _print_records(header, cells)
+            return
+        for line in (header, *cells):
+            padded = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)]
+            print("  ".join(padded).rstrip())
 
 
-def _print_folded(header: Sequence[str], cells: Sequence[Sequence[str]], *, right: Sequence[bool]) -> None:
-    from rich.console import Console  # here: `--help` need not pay for rich's tables
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(header_style="bold", box=None, pad_edge=False)
-    for name, flush_right in zip(header, right, strict=True):
-        table.add_column(Text(name), justify="right" if flush_right else "left", overflow="fold")
-    for row in cells:
-        table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
-
-
-def _print_lines(header: Sequence[str], cells: Sequence[Sequence[str]], *, right: Sequence[bool]) -> None:
-    lines = [list(header), *(["\\n".join(cell.splitlines()) for cell in row] for row in cells)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    for line in lines:
-        padded = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)]
-        print("  ".join(padded).rstrip())
+def _print_records(header: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    width = max(map(len, header))
+    for number, row in enumerate(cells):
+        print(end="\n" if number else "")
+        for name, cell in zip(header, row, strict=True):
+            print(f"{name:<{width}}  {cell}".rstrip())
 
 
 def _cell(value: Any) -> str:
@@ -121,7 +112,10 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, float):  # a small number must not read as 0
         return f"{value:.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    text = str(value)  # from anybody's file names: no line ends, no escape sequences
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @contextlib.contextmanager

@@ -7,8 +7,8 @@ registered tables, a locked configuration, limits on time, memory and rows.
 import contextlib
 import re
 import tempfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import duckdb
@@ -105,8 +105,7 @@ def run_query(sql: str, folder: Path, *, timeout_s: float = 60.0, max_rows: int 
     with open_views(views, folder) as connection:
         statement = _only_select(connection, sql)
         try:
-            with _interrupted_after(timeout_s, connection):
-                return _fetch(connection.sql(statement), max_rows)
+            return _within(timeout_s, connection, lambda: _fetch(connection.sql(statement), max_rows))
         except (duckdb.Error, pa.ArrowException, OSError) as error:  # the last two: while rows stream
             if "INTERRUPT Error" in str(error):
                 message = f"the query ran longer than {timeout_s:g} s; narrow it, or raise --timeout"
@@ -114,10 +113,6 @@ def run_query(sql: str, folder: Path, *, timeout_s: float = 60.0, max_rows: int 
             if "stream registered as" in str(error):  # a file that cannot be read; which one, it does not say
                 _check_readable(views)
             raise QueryRefused(_explain(error, views, folder)) from None
-        except RuntimeError as error:
-            if str(error) != "Query interrupted":  # DuckDB's word for Ctrl-C
-                raise
-            raise KeyboardInterrupt from None
 
 
 def _only_select(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
@@ -134,24 +129,17 @@ def _only_select(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Stat
     return statements[0]
 
 
-@contextlib.contextmanager
-def _interrupted_after(seconds: float, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Stop what runs on ``connection`` after ``seconds``; again and again, as one before the query begins is lost."""
-    done = threading.Event()
-
-    def watch() -> None:
-        pause = seconds
-        while not done.wait(pause):
-            connection.interrupt()
-            pause = 0.1
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watcher.join()
+def _within(seconds: float, connection: duckdb.DuckDBPyConnection, work: Callable[[], pa.Table]) -> pa.Table:
+    """What ``work`` returns; interrupted after ``seconds`` or by Ctrl-C, to which DuckDB itself is deaf for long."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(work)
+        try:
+            wait([running], timeout=seconds)
+        finally:
+            while not running.done():  # again and again: an interrupt before the query begins is lost
+                connection.interrupt()
+                wait([running], timeout=0.1)
+        return running.result()
 
 
 def _fetch(result: duckdb.DuckDBPyRelation, max_rows: int) -> pa.Table:

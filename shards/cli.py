@@ -56,7 +56,7 @@ def verify(
     else:
         for problem in verdict.problems:
             print(problem)
-        state = "damaged, make it again" if verdict.problems else "sound"
+        state = "damaged: delete what is named above, then make or copy it again" if verdict.problems else "sound"
         depth = "sizes and counts" if fast else "every hash and every block"
         print(f"{folder}: {state}; {verdict.images:,} images in {verdict.shards} shards, checked {depth}")
     if verdict.problems:

@@ -66,10 +66,11 @@ def _entropy(folder: ShardFolder) -> Figure:
     top = math.log(max(2, classes))
     scores = read_manifest(folder.path, SCORES, columns=["key", "entropy"])
     rows = scores.join(read_manifest(folder.path, SELECTION, columns=["key", "selected"]), "key", join_type="inner")
-    entropy, selected = (rows[name].to_numpy() for name in ("entropy", "selected"))  # NULL is NaN here
+    selected = rows["selected"].to_numpy()
+    entropy = rows["entropy"].to_numpy().astype(float).clip(0, top)  # NULL is NaN, which falls into no bin
     edges = np.linspace(0, top, BINS + 1)
     series = {
-        name: np.histogram(entropy[np.isfinite(entropy) & mask].clip(0, top), edges)[0].tolist()
+        name: np.histogram(entropy[mask], edges)[0].tolist()
         for name, mask in (("selected", selected), ("left out", ~selected))
     }
     return histogram(

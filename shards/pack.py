@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from manifests.commit import FileFacts, Ledger, atomic_file, claimed
-from manifests.keys import draw
+from manifests.keys import content_key, draw
 from manifests.provenance import Provenance, fingerprint
 from manifests.read import read_manifest
 from manifests.schema import FEATURES, SAMPLES, SCORES, SELECTION, Table
@@ -65,7 +65,7 @@ class _Packing:
 
     def __init__(self, selection: SelectionFolder, stores: Mapping[str, ShardFolder], out: Path) -> None:
         self._out, self._size, self._plan, self._ledger = out, selection.size, selection.plan, Ledger(out)
-        samples = read_manifest(selection.path, SAMPLES, columns=["key", "corpus", "shard", "block", "row"])
+        samples = read_manifest(selection.path, SAMPLES, columns=["key", "corpus", *PLACE])
         picked = read_manifest(selection.path, SELECTION, columns=["key", "split"])
         rows = samples.join(picked.filter(pc.is_valid(picked["split"])), "key", join_type="inner")
         keys = np.array(rows["key"].to_pylist(), dtype=KEY_DTYPE)
@@ -89,15 +89,16 @@ class _Packing:
         return [self._take_shard(shard_name(i, split), split, rows, advance) for i, rows in enumerate(pieces)]
 
     def _take_shard(self, name: str, split: str, rows: NDArray[np.intp], advance: Callable[[int], None]) -> ShardFacts:
-        unit = Path(name).stem
-        print_ = fingerprint({"plan": self._plan, "unit": unit, "first_block": self._blocks})
+        unit, step = Path(name).stem, block_rows(self._size)
+        holds = {"first_block": self._blocks, "block_rows": step, "keys": content_key(self.keys[rows])}
+        print_ = fingerprint({"plan": self._plan, **holds})
         if record := self._ledger.done(unit, print_):
             facts = ShardFacts.from_json(record.facts)
         else:
             facts = write_shard(self._out, name, self._cut(rows), split=split, first_block=self._blocks)
             self._ledger.commit(unit, fingerprint=print_, files=[committed(facts)], facts=facts.as_json())
             self.written += 1
-        block, row = np.divmod(np.arange(len(rows)), block_rows(self._size))
+        block, row = np.divmod(np.arange(len(rows)), step)
         self.placed[rows] = np.column_stack([np.full(len(rows), self._shards), block, row])
         self._shards += 1
         self._blocks += len(facts.blocks)

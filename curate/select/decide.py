@@ -17,6 +17,7 @@ class Decided:
     """Manifests over all corpora together, keys made unique across them."""
 
     samples: pa.Table
+    """with corpus_order, and own_key: the key in the corpus's own store"""
     scores: pa.Table
     selection: pa.Table
 
@@ -29,10 +30,15 @@ class Scored:
     scores: pa.Table
 
 
-_UNION = """
+_SAMPLES = """
 CREATE TABLE samples AS
-SELECT * REPLACE (CASE WHEN nth > 1 THEN left(sha256(key || ':' || nth), 32) ELSE key END AS key), key AS own_key
-FROM (SELECT *, row_number() OVER (PARTITION BY key ORDER BY corpus_order) AS nth FROM all_samples)
+WITH named AS (
+    SELECT *, key AS own_key, CASE WHEN nth > 1 THEN left(sha256(key || ':' || nth), 32) ELSE key END AS unique_key
+    FROM (SELECT *, row_number() OVER (PARTITION BY key ORDER BY corpus_order) AS nth FROM all_samples)
+)
+SELECT s.* REPLACE (s.unique_key AS key, original.unique_key AS duplicate_of)
+FROM named s LEFT JOIN named original
+    ON original.own_key = s.duplicate_of AND original.corpus_order = s.corpus_order
 """
 
 _SCORES = """
@@ -80,7 +86,7 @@ def decide(corpora: list[Scored], rule: Rule, *, budget: int, seed: int, holdout
                 connection.register(f"{view}_{order}", getattr(corpus, view))
                 parts.append(f"SELECT *, {order} AS corpus_order FROM {view}_{order}")
             connection.execute(f"CREATE VIEW all_{view} AS {' UNION ALL BY NAME '.join(parts)}").fetchall()
-        for statement in (_UNION, _SCORES, _CANDIDATES):
+        for statement in (_SAMPLES, _SCORES, _CANDIDATES):
             connection.execute(statement).fetchall()
         query = _SELECTION.format(
             order_by=rule.order_by(seed), seed=seed, budget=budget, holdout=holdout, kept=rule.kept, cut=rule.cut

@@ -2,7 +2,7 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -86,6 +86,7 @@ def test_draw_is_splitmix64() -> None:
     assert draw(keys, "purpose").tolist() == [6457827717110365317]
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.permutations(range(12)), st.integers(0, 11))
 def test_draw_depends_on_key_and_purpose_alone(order: list[int], first: int) -> None:
     keys = keys_of(12)

@@ -209,14 +209,12 @@ def test_no_other_way_reads_or_writes(store: Path, monkeypatch: pytest.MonkeyPat
     assert tree(store.parent) == before
 
 
-zebra = pa.table({"a": [1]})
-
-
 def test_a_python_variable_is_no_table(store: Path) -> None:
-    local_zebra = zebra
+    zebra = pa.table({"a": [1]})
     assert "Table with name zebra does not exist; views of " in refusal("SELECT * FROM zebra", store)
-    assert "Table with name local_zebra does not exist; views of " in refusal("SELECT * FROM local_zebra", store)
-    assert local_zebra.num_rows == 1
+    with open_views(find_manifests(store), store) as connection, pytest.raises(duckdb.CatalogException, match="zebra"):
+        connection.sql("SELECT * FROM zebra")  # DuckDB looks for a variable where it is called from: here
+    assert zebra.num_rows == 1
 
 
 @pytest.mark.parametrize("setting", ["threads = 1", "enable_external_access = true", "lock_configuration = false"])
@@ -247,14 +245,6 @@ def test_a_limit_that_is_over_before_the_query_begins_still_stops_it(store: Path
     assert "ran longer than 1e-06 s" in refusal(sql, store, timeout_s=1e-6)
 
 
-def test_the_time_limit_ends_with_the_query(store: Path) -> None:
-    with open_views(find_manifests(store), store) as connection:
-        with query._interrupted_after(0.05, connection):
-            pass
-        time.sleep(0.1)
-        assert connection.sql("SELECT count(*) FROM range(1000000)").fetchall() == [(1_000_000,)]
-
-
 def test_too_many_rows_are_refused_not_cut(store: Path) -> None:
     assert run_query("FROM scores", store, max_rows=100).num_rows == 100
     wanted = "the result has more than 99 rows; add a LIMIT, or raise --max-rows"
@@ -269,19 +259,11 @@ def test_too_much_memory_is_refused(store: Path, monkeypatch: pytest.MonkeyPatch
     assert refusal("SELECT list(range) FROM range(5000000)", store) == wanted
 
 
-def test_what_does_not_fit_into_memory_goes_to_the_system_s_temporary_folder(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spill = tmp_path / "temporary"
-    spill.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(spill))
-    monkeypatch.chdir(store)
-    monkeypatch.setitem(query.LOCKED, "memory_limit", "40MB")
-    monkeypatch.setitem(query.LOCKED, "threads", 1)
-    sql = "SELECT hash(range) AS h, range FROM range(2000000) ORDER BY h LIMIT 2 OFFSET 1500000"
-    assert run_query(sql, store).num_rows == 2
-    assert list(store.iterdir()) == [store / "scores.parquet"]
-    assert list(spill.iterdir()) == []
+def test_what_does_not_fit_into_memory_goes_to_the_system_s_temporary_folder(store: Path) -> None:
+    """DuckDB's own choice is a folder `.tmp` in the working folder."""
+    (row,) = rows("SELECT current_setting('temp_directory') AS spill", store)
+    assert Path(row["spill"]).parent == Path(tempfile.gettempdir())
+    assert not Path(row["spill"]).exists()  # gone with the query
 
 
 # -- messages ---------------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, scores: pa.Table) -> None:
     assert read_provenance(tmp_path / "s" / "scores.parquet") == MADE
 
 
-@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(order=st.permutations(range(100)), columns=st.permutations(SCORES.arrow_schema().names), cut=st.integers(1, 99))
 def test_neither_order_nor_pieces_reach_the_bytes(
     tmp_path: Path, scores: pa.Table, order: list[int], columns: list[str], cut: int
@@ -56,6 +56,13 @@ def test_neither_order_nor_pieces_reach_the_bytes(
 def test_shards_keep_their_order(tmp_path: Path) -> None:
     write_manifest(tmp_path, SHARDS, pa.table(SHARD_ROWS, schema=SHARDS.plain_schema()), provenance=MADE)
     assert read_manifest(tmp_path, SHARDS).to_pylist() == pa.table(SHARD_ROWS).to_pylist()
+
+
+def test_shards_in_pieces_give_the_same_bytes(tmp_path: Path) -> None:
+    whole = pa.table(SHARD_ROWS, schema=SHARDS.plain_schema())
+    pieces = pa.concat_tables([whole.slice(0, 1), whole.slice(1)])
+    facts = [write_manifest(tmp_path, SHARDS, rows, provenance=MADE) for rows in (whole, pieces)]
+    assert facts[0] == facts[1]
 
 
 def test_no_rows_are_a_manifest_too(tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""Small corpora in the forms people have them, and a teacher that is a linear map of mean colours."""
+
+import io
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+SIZE = 8  # px
+CLASSES = ("red", "green", "blue", "grey")
+WEIGHTS_DK = np.array([[8.0, -4.0, 0.5, 1.0], [-3.0, 9.0, 0.25, 1.0], [-2.0, -5.0, 6.0, 1.5]], np.float32)
+
+
+def picture(seed: int, *, height: int = SIZE, width: int = SIZE) -> NDArray[np.uint8]:
+    """A picture (H, W, 3) in one of many tints, so that a teacher of colours is sure of some and not of others."""
+    generator = np.random.default_rng(seed)
+    tint = generator.uniform(0.05, 1.0, 3)
+    return (generator.integers(0, 256, (height, width, 3)) * tint).astype(np.uint8)
+
+
+def encode(image: NDArray[np.uint8] | Image.Image, form: str = "PNG", **options: object) -> bytes:
+    """An array or a Pillow image as the bytes of a file."""
+    buffer = io.BytesIO()
+    source = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    source.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def write_folder(root: Path, files: Mapping[str, bytes]) -> Path:
+    """A folder tree of files."""
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root
+
+
+def write_tar(path: Path, files: Mapping[str, bytes]) -> Path:
+    """A webdataset tar."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def write_parquet(path: Path, images: list[bytes]) -> Path:
+    """A Parquet file in the Hugging Face layout."""
+    rows = {"image": [{"bytes": data, "path": None} for data in images], "label": [0] * len(images)}
+    pq.write_table(pa.table(rows), path)
+    return path
+
+
+def pictures(count: int, *, first: int = 0) -> dict[str, bytes]:
+    """PNG files of different pictures."""
+    return {f"{n:03d}.png": encode(picture(n)) for n in range(first, first + count)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What the toy teacher thinks of a batch."""
+
+    logits_BK: torch.Tensor
+    features_BD: torch.Tensor
+
+
+@dataclass(kw_only=True)
+class Toy:
+    """A teacher of colours (`curate.protocols.Teacher`): features are mean channels, logits a fixed linear map.
+
+    Sums of bytes are exact in float32, so its numbers are the same in any batch. It has no finite answer to a picture
+    that is all white. ``seen`` is what went through it.
+    """
+
+    name: str = "toy-123456789abc"
+    sha256: str = "ab" * 32
+    arch: str = "toy"
+    input_size: int = SIZE
+    num_classes: int = len(CLASSES)
+    feature_dim: int = 3
+    classes: tuple[str, ...] = CLASSES
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    dtype: str = "float32"
+    batches: list[tuple[int, ...]] = field(default_factory=list)
+    threads: set[int] = field(default_factory=set)
+
+    def __call__(self, images_BCHW: torch.Tensor, /) -> View:
+        self.batches.append(tuple(images_BCHW.shape))
+        self.threads.add(torch.get_num_threads())
+        features_BD = images_BCHW.sum(dim=(2, 3)).float() / images_BCHW[0, 0].numel() / 255
+        logits_BK = (features_BD[:, :, None] * torch.from_numpy(WEIGHTS_DK)).sum(1)
+        white_B = (features_BD == 1).all(1)
+        logits_BK[white_B, 1] = float("nan")
+        return View(logits_BK=logits_BK, features_BD=features_BD)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder that is not a lock, by its path."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".lock"))
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}

@@ -1,0 +1,308 @@
+"""The stream: every image once an epoch, the same order whoever asks and wherever it resumes."""
+
+import json
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import shards.stream
+from manifests.keys import content_key
+from shards.errors import BlockDamaged, ShardError, StreamStateError
+from shards.index import BlockFacts, ShardFolder, open_folder, seal, write_index
+from shards.layout import Block
+from shards.read import read_block
+from shards.stream import Batch, Stream
+from shards.write import write_shard
+from tests.shards import make
+
+Counts = tuple[tuple[int, ...], ...]
+"""rows of each block of each shard"""
+Store = Callable[[Counts], ShardFolder]
+COUNTS: Counts = ((4, 4, 1), (), (4, 3))
+TOTAL = 16
+
+counts_of_blocks = (
+    st.lists(st.lists(st.integers(1, 5), max_size=3).map(tuple), min_size=1, max_size=3)
+    .map(tuple)
+    .filter(lambda counts: any(map(sum, counts)))
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """``store(counts)``: a store with blocks of these sizes; made once."""
+    made: dict[Counts, ShardFolder] = {}
+
+    def get(counts: Counts = COUNTS) -> ShardFolder:
+        if counts not in made:
+            made[counts] = make.write_store(tmp_path_factory.mktemp("store"), counts)
+        return made[counts]
+
+    return get
+
+
+def keys(batches: Any) -> list[bytes]:
+    return [key for batch in batches for key in batch.keys.tolist()]
+
+
+def stored_keys(folder: ShardFolder) -> list[bytes]:
+    return keys(Stream(folder, batch_size=1, shuffle=False).one_epoch())
+
+
+def whole_epoch(stream: Stream, epoch: int) -> list[Batch]:
+    return [stream.read(epoch, number) for number in range(stream.batches_per_epoch)]
+
+
+def arrays(batch: Batch) -> list[NDArray[Any]]:
+    return [batch.images_BCHW, batch.keys, batch.labels]
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    return all(a.tobytes() == b.tobytes() for a, b in zip(arrays(one), arrays(other), strict=True))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    counts=counts_of_blocks,
+    batch=st.integers(1, 9),
+    window=st.integers(1, 4),
+    shuffle=st.booleans(),
+    drop_last=st.booleans(),
+    epoch=st.integers(0, 2),
+)
+def test_an_epoch_holds_every_image_once(  # noqa: PLR0917  hypothesis calls it by keyword
+    store: Store, counts: Counts, batch: int, window: int, shuffle: bool, drop_last: bool, epoch: int
+) -> None:
+    folder = store(counts)
+    rows = folder.rows()
+    batch = min(batch, rows) if drop_last else batch
+    stream = Stream(folder, batch_size=batch, window=window, shuffle=shuffle, drop_last=drop_last)
+    stream.epoch = epoch
+    batches = list(stream.one_epoch())
+    assert len(batches) == stream.batches_per_epoch == (rows // batch if drop_last else -(-rows // batch))
+    assert {len(b.keys) for b in batches[:-1]} <= {batch}
+    assert len(batches[-1].keys) == (batch if drop_last else rows - batch * (len(batches) - 1))
+    found = keys(batches)
+    assert len(set(found)) == len(found) == (batch * len(batches) if drop_last else rows)
+    for b in batches:  # pixels stay with their key and label
+        assert [content_key(image).encode() for image in b.images_BCHW] == b.keys.tolist()
+        assert len(b.labels) == len(b.keys)
+
+
+@settings(max_examples=20, deadline=None)
+@given(counts=counts_of_blocks, window=st.integers(1, 4), batch=st.integers(1, 6), data=st.data())
+def test_a_batch_does_not_depend_on_those_before_it(
+    store: Store, counts: Counts, window: int, batch: int, data: st.DataObject
+) -> None:
+    folder = store(counts)
+    one, other = (Stream(folder, batch_size=batch, window=window, drop_last=False, seed=3) for _ in range(2))
+    in_order = [b for epoch in range(2) for b in whole_epoch(one, epoch)]
+    length = len(in_order) // 2
+    asked = data.draw(st.permutations(range(2 * length)))
+    assert all(equal(other.read(*divmod(number, length)), in_order[number]) for number in asked)
+
+
+def test_without_shuffle_the_order_is_that_of_the_shards(store: Store) -> None:
+    folder = store(COUNTS)
+    written = [key for i, rows in enumerate((4, 4, 1, 4, 3)) for key in make.block(rows, seed=i).keys.tolist()]
+    for batch, window in ((1, 1), (5, 2), (16, 16)):
+        stream = Stream(folder, batch_size=batch, window=window, shuffle=False, drop_last=False)
+        assert keys(islice(stream, 2 * stream.batches_per_epoch)) == written * 2
+
+
+def test_a_shuffle_depends_on_id_seed_and_epoch_and_on_nothing_else(store: Store) -> None:
+    folder = store(COUNTS)
+
+    def order(folder: ShardFolder, *, seed: int = 0, epoch: int = 0, batch: int = 4) -> tuple[bytes, ...]:
+        stream = Stream(folder, batch_size=batch, seed=seed, window=2)
+        return tuple(keys(whole_epoch(stream, epoch)))
+
+    other = replace(folder, id="f" * 32)
+    orders = [order(folder), order(folder, seed=1), order(folder, epoch=1), order(other)]
+    assert len({*orders, tuple(stored_keys(folder))}) == 5
+    assert order(folder, batch=1) == order(folder, batch=8) == orders[0] == order(open_folder(folder.path))
+
+
+def test_the_order_is_what_it_has_always_been(store: Store) -> None:
+    """A run that is resumed with another release, NumPy or machine must see the same order."""
+    folder = replace(store(COUNTS), id="0" * 32)
+    place = {key: number for number, key in enumerate(stored_keys(folder))}
+    stream = Stream(folder, batch_size=16, seed=5, window=3)
+    golden = [9, 0, 3, 12, 13, 15, 2, 1, 10, 11, 14, 8, 5, 7, 6, 4]
+    assert [place[key] for key in keys([next(stream)])] == golden
+
+
+def test_a_window_mixes_its_blocks_and_no_others(store: Store) -> None:
+    folder = store(COUNTS)
+    where = {key: block for block, rows in enumerate((4, 4, 1, 4, 3)) for key in make.block(rows, seed=block).keys}
+    stream = Stream(folder, batch_size=1, window=2, drop_last=False)
+    blocks = [where[key] for key in keys(stream.one_epoch())]
+    order = [b for i, b in enumerate(blocks) if b not in blocks[:i]]
+    sizes = [sum((4, 4, 1, 4, 3)[b] for b in order[i : i + 2]) for i in (0, 2, 4)]
+    first, second = blocks[: sizes[0]], blocks[sizes[0] : sizes[0] + sizes[1]]
+    assert len(set(first)) == len(set(second)) == 2
+    assert not set(first) & set(second)
+    assert sorted(first) != first or sorted(second) != second  # rows are mixed, not block after block
+
+
+@settings(max_examples=30, deadline=None)
+@given(stops=st.lists(st.integers(0, 9), min_size=1, max_size=3), shuffle=st.booleans(), drop_last=st.booleans())
+def test_a_resumed_stream_goes_on_with_the_same_batches(
+    store: Store, stops: list[int], shuffle: bool, drop_last: bool
+) -> None:
+    """Stopped once or more, anywhere: in an epoch twice, at its very end, after it."""
+
+    def fresh() -> Stream:
+        return Stream(store(COUNTS), batch_size=5, window=2, shuffle=shuffle, drop_last=drop_last)
+
+    undisturbed = list(islice(fresh(), sum(stops) + 5))
+    stream, seen = fresh(), []
+    for stop in stops:
+        seen += list(islice(stream, stop))
+        state = json.loads(json.dumps(stream.state()))
+        stream = fresh()
+        stream.load_state(state)
+    seen += list(islice(stream, 5))
+    assert all(equal(one, other) for one, other in zip(seen, undisturbed, strict=True))
+
+
+def test_a_state_reaches_an_iterator_made_before_it_was_loaded(store: Store) -> None:
+    folder = store(COUNTS)
+    old = Stream(folder, batch_size=4)
+    batches = list(islice(old, 4))
+    assert old.state()["batch"] == old.batches_per_epoch  # at the end of the epoch, not yet in the next
+    after = next(old)
+    new = Stream(folder, batch_size=4)
+    before = iter(new)
+    assert equal(next(before), batches[0])
+    new.load_state({**old.state(), "epoch": 0, "batch": 4})
+    assert equal(next(before), after)
+    assert (new.epoch, new.batch) == (1, 1)
+
+
+def test_the_state_is_a_few_plain_values(store: Store) -> None:
+    stream = Stream(store(COUNTS), batch_size=4, seed=2, split="all")
+    next(stream)
+    assert stream.state() == {
+        "id": stream.folder.id,
+        "split": "all",
+        "seed": 2,
+        "global_batch": 4,
+        "shuffle": True,
+        "drop_last": True,
+        "window": 16,
+        "epoch": 0,
+        "batch": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "saved"), [("id", "f" * 32), ("seed", 1), ("global_batch", 8), ("split", "all"), ("window", 3)]
+)
+def test_a_state_of_another_stream_is_refused(store: Store, name: str, saved: Any) -> None:
+    stream = Stream(store(COUNTS), batch_size=4)
+    next(stream)
+    state = stream.state()
+    words = f"cannot resume: {name} was {saved!r} when the run was saved and is {state[name]!r} now; use the same one"
+    with pytest.raises(StreamStateError, match=words):
+        stream.load_state({**state, name: saved, "batch": 3})
+    assert stream.state() == state  # where it was
+
+
+@pytest.mark.parametrize(("batch", "drop_last"), [(17, True), (0, True), (0, False), (-4, False)])
+def test_a_batch_that_does_not_fit_is_refused(store: Store, batch: int, drop_last: bool) -> None:
+    folder = store(COUNTS)
+    with pytest.raises(
+        ShardError, match=rf"batch size {batch} does not fit the 16 images in .*; choose one from 1 to 16"
+    ):
+        Stream(folder, batch_size=batch, drop_last=drop_last)
+
+
+def test_a_set_smaller_than_a_batch_is_one_short_batch(store: Store) -> None:
+    stream = Stream(store(((3,),)), batch_size=50, drop_last=False)
+    assert [len(batch.keys) for batch in islice(stream, 2)] == [3, 3]
+
+
+def test_a_split_without_images_is_refused(store: Store) -> None:
+    with pytest.raises(ShardError, match=r"split 'train' of .* holds no images; its splits: all$"):
+        Stream(store(COUNTS), batch_size=4, split="train")
+    with pytest.raises(ShardError, match="holds no images"):
+        Stream(store(((),)), batch_size=4, drop_last=False)
+
+
+def test_a_split_is_streamed_alone(tmp_path: Path) -> None:
+    splits = {"train": make.block(5, seed=1), "holdout": make.block(3, seed=2)}
+    shards = [
+        write_shard(tmp_path, f"{split}.tar", [block], split=split, first_block=i)
+        for i, (split, block) in enumerate(splits.items())
+    ]
+    files = [write_index(tmp_path, shards, provenance=make.MADE)]
+    seal(tmp_path, {"size": make.SIZE}, kind="transfer-set", files=files, fingerprint="f")
+    for split, block in splits.items():
+        found = keys(Stream(open_folder(tmp_path), batch_size=1, split=split).one_epoch())
+        assert sorted(found) == sorted(block.keys.tolist())
+
+
+def test_one_epoch_stays_in_its_epoch_and_moves_nothing(store: Store) -> None:
+    stream = Stream(store(COUNTS), batch_size=4)
+    expected = whole_epoch(stream, 0)
+    epoch = stream.one_epoch()
+    assert stream.state()["batch"] == 0
+    list(islice(stream, 5))  # into the next epoch
+    assert all(equal(one, other) for one, other in zip(epoch, expected, strict=True))
+    assert (stream.epoch, stream.batch) == (1, 1)
+
+
+def test_each_block_is_read_once_an_epoch(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def counted(path: Path, facts: BlockFacts) -> Block:
+        read.append(facts.block)
+        return read_block(path, facts)
+
+    monkeypatch.setattr(shards.stream, "read_block", counted)
+    for _ in Stream(store(COUNTS), batch_size=3, window=2, drop_last=False).one_epoch():
+        pass
+    assert sorted(read) == [0, 1, 2, 3, 4]
+
+
+def test_one_window_is_in_memory(tmp_path: Path) -> None:
+    rows, blocks, window, size = 8, 20, 2, 64
+    folder = make.write_store(tmp_path, [[rows] * blocks], size=size)
+    stream = Stream(folder, batch_size=rows + 3, window=window)  # batches cross windows
+    one_block = rows * 3 * size * size
+    tracemalloc.start()
+    try:
+        first, *_ = islice(stream, 2 * stream.batches_per_epoch)
+        del _
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        for _batch in stream.one_epoch():
+            pass
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < (window + 1) * one_block + first.images_BCHW.nbytes
+    assert peak < (2 * window + 3) * one_block + 3 * first.images_BCHW.nbytes  # while a window is joined
+    assert first.images_BCHW.base is None  # a batch is no view that would keep its window
+
+
+def test_a_damaged_block_is_refused_with_its_name(tmp_path: Path) -> None:
+    folder = make.write_store(tmp_path / "with space # and ?", [[4, 4], [4]])
+    path, facts = folder.path / folder.shards[0].name, folder.shards[0].blocks[1]
+    data = bytearray(path.read_bytes())
+    data[facts.offset + 700] ^= 4
+    path.write_bytes(data)
+    stream = Stream(folder, batch_size=4, window=1, shuffle=False)
+    assert len(next(stream).keys) == 4
+    with pytest.raises(BlockDamaged, match=r"000000.tar: block 1 is damaged") as caught:
+        next(stream)
+    assert str(path) in str(caught.value)
