@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from manifests.console import emit_json, new_app, note, print_table, progress, run
+from manifests.console import emit_json, new_app, note, print_table, run
+from manifests.progress import bar
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +49,7 @@ def ingest(
 
     documents = []
     for source in _open(corpus):
-        result = ingest_shown(source, size=size, work=work, threads=threads, progress=progress)
+        result = ingest_shown(source, size=size, work=work, threads=threads, progress=bar)
         store = result.store
         facts = {"corpus": source.name, "store": str(store.path), "id": store.id, "seen": store.document["seen"]}
         documents.append({**facts, "usable": store.rows(), "decoded": result.decoded})
@@ -76,12 +77,11 @@ def score(
     from distill.device import choose_device
 
     where = choose_device(device)
-    sources = _open(corpus)
     judge = _teacher(teacher, teacher_weights, starter=not corpus, device=where, dtype=dtype, threads=threads)
     documents = []
-    for source in sources:
-        store = ingest_shown(source, size=judge.input_size, work=work, threads=threads, progress=progress).store
-        with progress(f"score {source.name}", store.rows()) as advance:
+    for source in _open(corpus):
+        store = ingest_shown(source, size=judge.input_size, work=work, threads=threads, progress=bar).store
+        with bar(f"score {source.name}", store.rows()) as advance:
             result = score_store(store, judge, work=work, device=where, threads=threads, advance=advance)
         documents.append({"corpus": source.name, "scored": store.rows(), "teacher_forwards": result.forwards})
         documents[-1]["scores"] = str(result.path)
@@ -118,10 +118,10 @@ def select(
 
     choice = Choice(mode=mode, budget=budget, seed=seed, holdout=holdout)
     where = choose_device(device)
-    sources = _open(corpus)
     judge = _teacher(teacher, teacher_weights, starter=not corpus, device=where, dtype=dtype, threads=threads)
+    sources = _open(corpus)  # after the teacher: listing a large corpus takes time
     result = curate(
-        sources, judge, choice, work=work, out=out, device=where, threads=threads, replace=replace, progress=progress
+        sources, judge, choice, work=work, out=out, device=where, threads=threads, replace=replace, progress=bar
     )
     write_previews(result.folder, result.selection, result.stores)
     if teacher_weights is not None:
@@ -153,10 +153,12 @@ def _teacher(
     """The teacher asked for; with the starter corpora and no weights, the starter's own."""
     from distill.cli import starter_teacher
     from distill.device import choose_dtype
+    from distill.models import spec
     from distill.models.store import resolve
     from distill.models.teachers import load_classifier
 
     precision = choose_dtype(dtype, device)
+    spec(arch)  # refuses an unknown one before anything is looked up or trained
     if weights or not starter:
         path = resolve(arch, weights=weights)
     else:

@@ -5,7 +5,7 @@ CurateError            exit 2
 ├── CorpusNotFound     exit 2   nothing lies where the option points
 ├── CorpusEmpty        exit 2   the place exists and holds no image
 ├── CorpusAmbiguous    exit 2   more than one reading fits; the option must say which
-├── CorpusUnusable     exit 2   every image of every corpus is damaged
+├── CorpusUnusable     exit 2   every image of every corpus is damaged, or has no finite score
 ├── UnknownMode        exit 2   a selection rule that does not exist
 └── CorpusDamaged      exit 4   a container (tar, Parquet file) whose structure is broken: images may be missing
 """

@@ -5,7 +5,7 @@ A part of the corpus is a unit of work: one block shard, one piece of the sample
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -20,6 +20,7 @@ from curate.corpora.base import Corpus, Item, Part
 from curate.decode import Transform, quiet
 from curate.errors import CorpusEmpty
 from manifests.commit import Ledger, Record, exclusive
+from manifests.progress import Advance, nothing
 from manifests.provenance import Provenance, fingerprint
 from manifests.read import read_manifest
 from manifests.schema import SAMPLES
@@ -30,8 +31,6 @@ from shards.write import committed, write_shard
 
 VERSION = 1  # raise it when the same source would give other pixels or other rows
 CHUNK = 32  # images that a decoding thread takes at once: enough to hide the hand-over at 32 px
-
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +43,13 @@ class IngestResult:
 
 
 def find_store(corpus: Corpus, *, size: int, work: Path) -> ShardFolder | None:
-    """The finished store of ``corpus`` at ``size`` px below ``work``, if there is one; lists no images."""
+    """The finished store of ``corpus`` at ``size`` px below ``work``, or None; asks the corpus only who it is."""
     folder, print_ = _place(corpus, Transform(size=size), work)
     return open_folder(folder) if Ledger(folder).done("store", print_) else None
 
 
 def ingest(
-    corpus: Corpus, *, size: int, work: Path, threads: int | None = None, advance: Advance = lambda n: None
+    corpus: Corpus, *, size: int, work: Path, threads: int | None = None, advance: Advance = nothing
 ) -> IngestResult:
     """Read ``corpus`` into a store of ``size`` px images below ``work``; what is there and valid is reused.
 

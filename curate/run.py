@@ -1,7 +1,6 @@
 """The whole story of curation: ingest, score, select, pack. Each step reuses what is there and still valid."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +13,10 @@ from curate.protocols import Teacher
 from curate.score import score
 from curate.selection import Choice, make_plan, select
 from manifests.commit import check_claim
+from manifests.progress import Progress, silent
 from shards.index import ShardFolder
 from shards.pack import pack
 from shards.selection import SelectionFolder
-
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +44,7 @@ def curate(
     device: torch.device | str = "cpu",
     threads: int | None = None,
     replace: bool = False,
-    progress: Progress = lambda label, total: nullcontext(lambda n: None),
+    progress: Progress = silent,
 ) -> Curated:
     """Make the transfer set ``out`` from ``corpora``; the same inputs give the same bytes and the same id.
 

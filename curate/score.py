@@ -1,13 +1,13 @@
 """Score: what the teacher thinks of every stored image, at the teacher's own speed.
 
 A store's shard is a unit of work. Batches are the store's blocks, the last one padded, and every batch runs on one
-thread of its own: so the numbers do not depend on how many threads there are (measured: and it is 10 % faster than
-two threads inside each convolution).
+thread of its own: so the numbers do not depend on how many threads there are, at the same
+speed (benchmarks/score.py).
 """
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from curate.protocols import Teacher
 from manifests.commit import FileFacts, Ledger, exclusive
+from manifests.progress import Advance, nothing
 from manifests.provenance import Provenance, fingerprint
 from manifests.read import read_manifest
 from manifests.schema import FEATURES, LOGITS, SCORES
@@ -49,7 +50,7 @@ def score(
     work: Path,
     device: torch.device | str = "cpu",
     threads: int | None = None,
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Advance = nothing,
 ) -> ScoreResult:
     """Scores, features and logits of every stored image, in a folder below ``work``; what is valid there is reused."""
     device = torch.device(device)
@@ -115,7 +116,7 @@ def _score_shard(
     *,
     device: torch.device,
     threads: int | None,
-    advance: Callable[[int], None],
+    advance: Advance,
 ) -> list[pa.Table]:
     """Scores, features and logits tables of one shard."""
     keys, logits, features = [], [], []
@@ -178,8 +179,8 @@ def score_columns(logits_NK: NDArray[np.float32]) -> dict[str, pa.Array]:
     finite = np.asarray(np.isfinite(logits_NK).all(axis=1))
     logits = np.where(finite[:, None], logits_NK, 0).astype(np.float64)
     top = logits.max(axis=1, keepdims=True)
-    logsumexp = top[:, 0] + np.log(np.exp(logits - top).sum(axis=1))
-    log_p = logits - logsumexp[:, None]
+    log_sum = np.log(np.exp(logits - top).sum(axis=1, keepdims=True))
+    log_p = (logits - top) - log_sum  # in this order: the size that all logits share must not swallow the sum
     p = np.exp(log_p)
     ranked = np.sort(p, axis=1)
     numbers = {
@@ -187,7 +188,7 @@ def score_columns(logits_NK: NDArray[np.float32]) -> dict[str, pa.Array]:
         "confidence": ranked[:, -1].astype(np.float32),
         "entropy": np.maximum(-(p * log_p).sum(axis=1), 0).astype(np.float32),  # a certain row rounds to -1e-17
         "margin": (ranked[:, -1] - ranked[:, -2]).astype(np.float32),
-        "energy": (-logsumexp).astype(np.float32),
+        "energy": -(top + log_sum)[:, 0].astype(np.float32),
     }
     status = pa.array(np.where(finite, "ok", "nonfinite"))
     return {"status": status, **{name: pa.array(column, mask=~finite) for name, column in numbers.items()}}

@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from curate.errors import CurateError, UnknownMode
+from curate.errors import CorpusUnusable, CurateError, UnknownMode
 from curate.protocols import Teacher
 from curate.score import ScoreResult, teacher_facts
 from curate.select import SELECTORS
@@ -71,7 +71,8 @@ def select(
 ) -> SelectionFolder:
     """Write the selection of ``plan`` below ``work``, or take the one that is there.
 
-    ``stores`` and ``scores`` are per corpus name, in the order that decides between duplicates.
+    ``stores`` and ``scores`` are per corpus name, in the order that decides between duplicates. Raises
+    `CorpusUnusable` if no image has a finite score.
     """
     print_ = fingerprint(plan)
     folder = work / "selections" / f"{choice.mode}-{print_[:12]}"
@@ -82,6 +83,11 @@ def select(
         for name in stores
     ]
     decided = decide(corpora, SELECTORS[choice.mode], budget=choice.budget, seed=choice.seed, holdout=choice.holdout)
+    if not pc.any(decided.selection["selected"]).as_py():
+        raise CorpusUnusable(
+            f"teacher {teacher.name} has no finite answer to any of the {decided.scores.num_rows:,} usable images; "
+            "its weights or its normaliser must be wrong"
+        )
     made = Provenance(
         step="select",
         config=plan,

@@ -77,7 +77,7 @@ def _checksum(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(texts):
         digest.update(texts[name].encode())
     for name in sorted(tensors):
-        digest.update(tensors[name].flatten().view(torch.uint8).numpy())
+        digest.update(tensors[name].flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -1,6 +1,5 @@
 """The `distill` command: train a student, evaluate it, pretrain a teacher. Wires curation's readers in for labels."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,7 +46,7 @@ def train(
     updates: Annotated[int | None, typer.Option(help="Student updates, instead of epochs.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Real images in a batch.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the student.")] = None,
-    settings: Set = None,
+    setting: Set = None,
     seed: Annotated[int, typer.Option(help="Of initial weights, order, augmentation and noise.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/METHOD-STUDENT-HASH.")] = None,
     stop_after: StopAfter = None,
@@ -59,6 +58,7 @@ def train(
 ) -> None:
     """Train a student on a transfer set; the same command again resumes, or shows a finished run."""
     from distill.device import choose_device, choose_dtype
+    from distill.errors import DistillError, UnknownTeacher
     from distill.recipes import configure
     from distill.run import RunConfig, default_out, distill
     from distill.train import Pace
@@ -67,24 +67,22 @@ def train(
     pace = Pace(stop_after_s=_seconds(stop_after))
     where = choose_device(device)
     precision = choose_dtype(dtype, where)
+    if epochs is not None and updates is not None:
+        raise DistillError("--epochs and --updates both say how long to train; pass one of them")
     folder = open_folder(shards)
-    _check_kind(folder)
+    if folder.document["kind"] != "transfer-set":
+        raise DistillError(f"{folder.path} is a corpus store, not a transfer set; make one with `curate select`")
     if recipe is None:
         recipe = "starter" if folder.document["builtin"] else "paper"
         if recipe == "starter":
             note("a starter transfer set: using the short `starter` recipe; --recipe paper gives the published one")
-    changes = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
-    typed = {name: value for name, value in changes.items() if value is not None} | _settings(settings)
-    config = RunConfig(
-        method=method,
-        student=student,
-        config=configure(recipe, method, typed),
-        updates=updates,
-        seed=seed,
-        dtype=precision,
-    )
+    settings = configure(recipe, method, _typed(setting, epochs=epochs, batch_size=batch_size, lr=lr))
+    config = RunConfig(method=method, student=student, config=settings, updates=updates, seed=seed, dtype=precision)
     _set_threads(threads)
-    the_teacher = _find_teacher(folder, teacher, teacher_weights, dtype=precision, device=where)
+    own = folder.document["teacher"]
+    the_teacher = _teacher(teacher, teacher_weights, made_with=own["sha256"], dtype=precision, device=where)
+    if the_teacher is None:
+        raise UnknownTeacher(f"the teacher of {shards}, {own['name']}, is not stored; pass --teacher-weights FILE")
     out = out or default_out(config.plan(folder, the_teacher, device=where))
     report = distill(
         folder,
@@ -101,12 +99,10 @@ def train(
         return
     state = "finished" if report["finished"] else f"stopped at step {report['steps']:,} of {report['steps_planned']:,}"
     print(f"{out}: {state}; {report['student_updates']:,} student updates in {report['seconds']:,.0f} s")
-    agreement = report["agreement"]
-    if agreement["last"] is not None:
-        print(
-            f"agreement with the teacher on {agreement['images']:,} held-out images: last {agreement['last']:.4f}, "
-            f"chosen {agreement['chosen']:.4f} (step {agreement['chosen_step']:,})"
-        )
+    found = report["agreement"]
+    if found["images"]:
+        chosen = f", chosen {found['chosen']:.4f} (step {found['chosen_step']:,})" if found["chosen_step"] else ""
+        print(f"agreement with the teacher on {found['images']:,} held-out images: last {found['last']:.4f}{chosen}")
     print(f"report: {out / 'report.html'}")
 
 
@@ -126,26 +122,33 @@ def evaluate(
 ) -> None:
     """Accuracy on labelled data, and agreement with the teacher. The only command that sees test labels."""
     from distill.device import choose_device, choose_dtype
-    from distill.evaluation import evaluate_networks, load_target, save_evaluation
+    from distill.evaluation import evaluate_networks, load_target, run_plan, save_evaluation
 
     where = choose_device(device)
     precision = choose_dtype(dtype, where)
     _set_threads(threads)
     networks = load_target(target, dtype=precision, device=where)
-    judge = _run_teacher(target, teacher, teacher_weights, dtype=precision, device=where)
-    known = judge or next(iter(networks.values()))
-    spec = data or _default_data(known)
-    store = _labelled(spec, size=known.input_size, work=work, threads=threads)
+    plan = run_plan(target)
+    own = plan["teacher"] if plan else None
+    judge = _teacher(teacher, teacher_weights, made_with=own, dtype=precision, device=where)
+    if plan and judge is None:
+        note("the run's teacher is not stored, so agreement with it is not known; pass --teacher-weights FILE")
+    first = next(iter(networks.values()))
+    spec = data or _default_data(judge or first)
+    store = _labelled(spec, size=first.input_size, work=work, threads=threads)
     result = evaluate_networks(networks, judge, store, device=where)
     save_evaluation(target, result)
     if json:
         emit_json(result)
         return
+    if result["labels_matched_by"] == "position":
+        note(f"no class name of {result['corpus']} is the network's; they were matched in order")
     rows = [[n, s["accuracy"], s["agreement"]] for n, s in result["students"].items()]
     if judge:
         stated = judge.metadata.get("test_accuracy")
-        rows.append([f"teacher {judge.name}" + (f" (stated {stated})" if stated else ""), result["teacher_accuracy"]])
-    print_table(["network", "accuracy", "agreement"], [[*row, None][:3] for row in rows])
+        name = f"teacher {judge.name}" + (f" (stated {stated})" if stated else "")
+        rows.append([name, result["teacher_accuracy"], None])
+    print_table(["network", "accuracy", "agreement"], rows)
     print(f"on {result['images']:,} images of {result['corpus']}")
 
 
@@ -158,7 +161,7 @@ def pretrain(
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a batch.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate of the one-cycle schedule.")] = None,
-    settings: Set = None,
+    setting: Set = None,
     flip: Annotated[bool, typer.Option(help="Augment with mirrored images; not for digits or letters.")] = True,
     seed: Annotated[int, typer.Option(help="Of initial weights, order and augmentation.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/pretrain-MODEL-CORPUS.")] = None,
@@ -179,9 +182,7 @@ def pretrain(
     from distill.train import Pace
 
     where = choose_device(device)
-    changes = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
-    typed = {name: value for name, value in changes.items() if value is not None} | _settings(settings)
-    config = configure("paper", "supervised", typed)
+    config = configure("paper", "supervised", _typed(setting, epochs=epochs, batch_size=batch_size, lr=lr))
     if not isinstance(config, SupervisedConfig):
         raise AssertionError("the supervised method has another config")
     job = PretrainConfig(model=model, config=config, seed=seed, flip=flip, dtype=choose_dtype(dtype, where))
@@ -213,6 +214,8 @@ def pretrain(
 
 def starter_teacher(arch: str, *, device: str = "auto", threads: int | None = None) -> Path:
     """Weights of the starter's teacher: `arch` trained on scikit-learn's digits, once per user, then cached."""
+    import torch
+
     from distill.device import choose_device, choose_dtype
     from distill.methods.supervised import SupervisedConfig
     from distill.models.store import find_starter, register, store_dir
@@ -222,7 +225,7 @@ def starter_teacher(arch: str, *, device: str = "auto", threads: int | None = No
     if (found := find_starter(arch)) is not None:
         return found
     note(f"training the starter teacher ({arch} on scikit-learn's digits), once; about half a minute")
-    where, folder = choose_device(device), store_dir().parent / "starter"
+    where, folder, threads_before = choose_device(device), store_dir().parent / "starter", torch.get_num_threads()
     train_set, test_set = (
         _labelled(spec, size=STARTER_SIZE, work=folder, threads=threads) for spec in (STARTER_TRAIN, STARTER_TEST)
     )
@@ -243,7 +246,7 @@ def starter_teacher(arch: str, *, device: str = "auto", threads: int | None = No
         replace=True,
         progress=lambda label, total: progress(label, total, unit="steps"),
     )
-    _set_threads(threads or os.cpu_count())
+    _set_threads(threads or threads_before)
     return register(report["weights"])
 
 
@@ -261,38 +264,13 @@ def _labelled(spec: str, *, size: int, work: Path, threads: int | None) -> "Shar
     return store
 
 
-def _find_teacher(folder: "ShardFolder", name: str | None, weights: Path | None, **how: Any) -> "Classifier":
-    """The teacher asked for, else the one that the transfer set was made with."""
-    from distill.errors import UnknownTeacher
-    from distill.models.store import find_by_hash, resolve
+def _teacher(name: str | None, file: Path | None, *, made_with: str | None, **how: Any) -> "Classifier | None":
+    """The teacher that a user means, see `teacher_file`, or None."""
+    from distill.models.store import teacher_file
     from distill.models.teachers import load_classifier
 
-    if weights is not None:
-        return load_classifier(weights, arch=name, **how)
-    made_with = folder.document["teacher"]
-    if name in {None, made_with["arch"]}:
-        if (found := find_by_hash(made_with["sha256"])) is not None:
-            return load_classifier(found, **how)
-        if name is None:
-            raise UnknownTeacher(
-                f"the teacher of {folder.path}, {made_with['name']}, is not in the store; pass --teacher-weights FILE"
-            )
-    return load_classifier(resolve(str(name)), **how)
-
-
-def _run_teacher(target: Path, name: str | None, weights: Path | None, **how: Any) -> "Classifier | None":
-    """The teacher asked for, else a run's own if it is in the store, else none."""
-    from distill.evaluation import run_plan
-    from distill.models.store import find_by_hash, resolve
-    from distill.models.teachers import load_classifier
-
-    if weights is not None:
-        return load_classifier(weights, arch=name, **how)
-    if name is not None:
-        return load_classifier(resolve(name), **how)
-    plan = run_plan(target)
-    found = find_by_hash(plan["teacher"]) if plan else None
-    return load_classifier(found, **how) if found else None
+    weights = teacher_file(name, file, made_with=made_with)
+    return load_classifier(weights, arch=name, **how) if weights is not None else None
 
 
 def _default_data(network: "Classifier") -> str:
@@ -304,21 +282,17 @@ def _default_data(network: "Classifier") -> str:
     raise BadLabels("which labelled images? pass --data [NAME=]SPEC, such as --data test=data/test.parquet")
 
 
-def _check_kind(folder: "ShardFolder") -> None:
+def _typed(pairs: list[str] | None, **options: Any) -> dict[str, Any]:
+    """The settings that a user typed, by options of their own or by --set."""
     from distill.errors import DistillError
 
-    if folder.document["kind"] != "transfer-set":
-        raise DistillError(f"{folder.path} is a corpus store, not a transfer set; make one with `curate select`")
-
-
-def _settings(pairs: list[str] | None) -> dict[str, str]:
-    from distill.errors import DistillError
-
-    found = {}
+    found = {name: value for name, value in options.items() if value is not None}
     for pair in pairs or []:
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise DistillError(f"--set {pair!r}; expected NAME=VALUE, such as --set temperature=4")
+        if name in found:
+            raise DistillError(f"--set {pair!r}: {name} was given before, as {found[name]}; say it once")
         found[name] = value
     return found
 

@@ -1,7 +1,9 @@
 """Which device and precision a run uses, and what it ran on."""
 
+import contextlib
 import os
 import platform
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -19,7 +21,7 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise DistillError(f"unknown device {name!r}; expected auto, cpu, cuda or cuda:N") from None
-    if device.type not in {"cpu", "cuda"}:
+    if device.type != "cuda" and name != "cpu":
         raise DistillError(f"device {name!r} is not supported; expected auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DistillError(f"device {name!r} is not there: torch sees {torch.cuda.device_count()} CUDA devices")
@@ -41,13 +43,21 @@ def choose_dtype(name: str, device: torch.device) -> Precision:
 
 def hardware(device: torch.device) -> dict[str, Any]:
     """What a figure never travels without."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "device": device.type,
-        "name": name,
+        "name": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transferset": VERSION,
     }
+
+
+def _cpu_name() -> str:
+    """The processor's model where the system tells it, else its kind."""
+    with contextlib.suppress(OSError):  # only Linux has the file
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

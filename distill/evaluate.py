@@ -1,7 +1,9 @@
 """Evaluate: accuracy against labels, and agreement with a teacher. Only `distill eval` ever sees test labels."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -52,6 +54,8 @@ class LabelTable:
     keys: NDArray[np.bytes_]
     """sorted"""
     numbers: NDArray[np.int64]
+    matched_by: Literal["name", "position"]
+    """how the labels were found in that list"""
 
     def __call__(self, batch: Batch) -> Tensor:
         """Labels (B,) int64 of a batch."""
@@ -68,7 +72,7 @@ def class_names(store: ShardFolder) -> tuple[str, ...]:
         return tuple(stated)
     labels = read_manifest(store.path, SAMPLES, columns=["source_label"])["source_label"]
     names = {name for name in labels.to_pylist() if name is not None}
-    numeric = all(name.lstrip("-").isdigit() for name in names)
+    numeric = all(re.fullmatch(r"-?\d+", name) for name in names)
     return tuple(sorted(names, key=int if numeric else str))
 
 
@@ -85,17 +89,17 @@ def read_labels(store: ShardFolder, classes: Sequence[str]) -> LabelTable:
     if unlabelled:
         raise BadLabels(f"{unlabelled:,} of {len(rows):,} images in {where} have no label; labelled data is needed")
     names = class_names(store)
-    if not set(names) <= set(classes):
-        if len(names) != len(classes):
-            unknown = sorted(set(names) - set(classes))[:3]
-            raise BadLabels(
-                f"{where} has classes that the network lacks, such as {', '.join(unknown)}; it knows {len(classes)}: "
-                f"{', '.join(list(classes)[:5])}, ..."
-            )
-        classes = names
-    number = {name: i for i, name in enumerate(classes)}
+    unknown = sorted(set(names) - set(classes))
+    by_position = len(unknown) == len(names) == len(classes)
+    if unknown and not by_position:
+        raise BadLabels(
+            f"{where} has classes that the network lacks, such as {', '.join(unknown[:3])}; it knows {len(classes)}: "
+            f"{', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
+        )
+    number = {name: i for i, name in enumerate(names if by_position else classes)}
     rows.sort()
     return LabelTable(
         keys=np.array([key for key, _ in rows], KEY_DTYPE),
         numbers=np.array([number[name] for _, name in rows], np.int64),
+        matched_by="position" if by_position else "name",
     )

@@ -2,18 +2,20 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from distill.device import hardware
-from distill.errors import BadWeights
+from distill.errors import BadLabels, BadWeights, UnsupportedSize
 from distill.evaluate import agreement, predictions, read_labels
 from distill.models.teachers import Classifier, Precision, load_classifier
-from distill.report import write_report
+from distill.report import read_report, write_report
 from distill.run import load_run
 from manifests.commit import PLAN, write_json
+from manifests.errors import TransfersetError
 from shards.index import ShardFolder, open_folder
 
 
@@ -35,9 +37,24 @@ def load_target(target: Path, *, dtype: Precision, device: torch.device) -> dict
 def evaluate_networks(
     networks: Mapping[str, Classifier], teacher: Classifier | None, store: ShardFolder, *, device: torch.device
 ) -> dict[str, Any]:
-    """Accuracy of each network and of the teacher, and each one's agreement with the teacher."""
+    """Accuracy of each network and of the teacher, and each one's agreement with the teacher.
+
+    Raises BadLabels unless the store has labels and all name the same classes, UnsupportedSize for a store of images
+    of another size than they take.
+    """
     first = next(iter(networks.values()))
-    truth = read_labels(store, first.classes).as_dict()
+    for other in [*networks.values(), *([teacher] if teacher else [])]:
+        if other.classes != first.classes:
+            raise BadLabels(
+                f"{other.name} names other classes than {first.name} ({', '.join(other.classes[:3])}, ... and "
+                f"{', '.join(first.classes[:3])}, ...): they cannot be compared; pass the student's own teacher"
+            )
+        if other.input_size != store.size:
+            raise UnsupportedSize(
+                f"{other.name} takes {other.input_size} px images; {store.path} holds {store.size} px"
+            )
+    labels = read_labels(store, first.classes)
+    truth = labels.as_dict()
     theirs = _predict(teacher, store, device) if teacher else None
     students = {}
     for name, network in networks.items():
@@ -51,6 +68,7 @@ def evaluate_networks(
         "corpus": store.document["corpus"],
         "store": store.id,
         "images": store.rows(),
+        "labels_matched_by": labels.matched_by,
         "students": students,
         "teacher": {"name": teacher.name, "sha256": teacher.sha256} if teacher else None,
         "teacher_accuracy": agreement(theirs, truth) if theirs else None,
@@ -64,8 +82,17 @@ def save_evaluation(target: Path, result: Mapping[str, Any]) -> None:
     if not target.is_dir():
         return
     write_json(target / f"eval-{result['corpus']}.json", result)
-    report = json.loads((target / "report.json").read_bytes())
-    write_report(target, open_folder(report["transfer_set"]))
+    if (report := read_report(target)) is not None:
+        write_report(target, report, _transfer_set(report))
+
+
+def _transfer_set(report: Mapping[str, Any]) -> ShardFolder | None:
+    """The transfer set of a run, if it is still where it was."""
+    with suppress(TransfersetError):
+        folder = open_folder(report["transfer_set"])
+        if folder.id == report["run"]["transfer_set"]:
+            return folder
+    return None
 
 
 def _predict(network: Classifier, store: ShardFolder, device: torch.device) -> dict[bytes, int]:

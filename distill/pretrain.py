@@ -1,7 +1,5 @@
 """Pretrain: a classifier from labelled data. How teachers are made; the same loop, stream and checkpoints as a run."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +12,15 @@ from distill.device import hardware
 from distill.errors import DistillError
 from distill.methods.base import Setup
 from distill.methods.supervised import Supervised, SupervisedConfig
-from distill.models import build
-from distill.models.student import Student
+from distill.models.student import Student, fresh_student
 from distill.models.teachers import Precision, save_classifier, weights_sha256
-from distill.train import Pace, train
+from distill.report import REPORT
+from distill.train import Pace, Progress, silent, train
 from manifests.commit import claimed, write_json
-from manifests.keys import address
 from shards.index import ShardFolder
 from shards.stream import Stream
 
 TEACHER = "teacher.safetensors"
-REPORT = "report.json"
-
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +45,12 @@ def pretrain(
     dataset: str,
     replace: bool = False,
     pace: Pace | None = None,
-    progress: Progress = lambda label, total: nullcontext(lambda n: None),
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Train on a labelled store, write `teacher.safetensors` into ``out`` and return the report.
 
     The normaliser is measured on the data and travels with the weights. ``dataset`` is what the file says it was
-    trained on. Test labels are used once, at the end.
+    trained on. Test labels are used once, at the end, for the accuracy in float32 that the file states.
     """
     classes = evaluate.class_names(data)
     labels = evaluate.read_labels(data, classes)
@@ -64,10 +58,7 @@ def pretrain(
         raise DistillError(f"{data.path} has {len(classes)} class(es); expected at least 2 to tell apart")
     mean, std = channel_statistics(data)
     stream = Stream(data, batch_size=run.config.batch_size, seed=run.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(address(run.seed, "student", run.model) >> 1)
-        net = build(run.model, len(classes))
-    student = Student(net, mean=mean, std=std, dtype=run.dtype).to(device)
+    student = fresh_student(run.model, len(classes), mean=mean, std=std, seed=run.seed, dtype=run.dtype, device=device)
     steps = run.config.epochs * stream.batches_per_epoch
     setup = Setup(teacher=None, student=student, device=device, steps=steps, seed=run.seed, flip=run.flip)
     plan = {**asdict(run), "data": data.id, "device": device.type}
@@ -80,11 +71,11 @@ def pretrain(
             facts["test_accuracy"] = f"{accuracy:.4f}"
         if finished:
             card = {"arch": run.model, "mean": mean, "std": std, "classes": classes, "input_size": data.size}
-            save_classifier(out / TEACHER, net, **card, **facts)  # type: ignore[arg-type]  # the card's own types
+            save_classifier(out / TEACHER, student.net, **card, **facts)  # type: ignore[arg-type]  # the card's own types
         report = {
             "run": plan,
             "weights": str(out / TEACHER) if finished else None,
-            "sha256": weights_sha256(net.state_dict()),
+            "sha256": weights_sha256(student.net.state_dict()),
             "finished": finished,
             "steps": done.step,
             "seconds": round(done.seconds, 1),
@@ -111,5 +102,6 @@ def channel_statistics(folder: ShardFolder) -> tuple[list[float], list[float]]:
 
 def _accuracy(student: Student, test: ShardFolder, classes: tuple[str, ...], device: torch.device) -> float:
     student.net.eval()
+    student.dtype = "float32"
     found = evaluate.predictions(student, test, device=device)
     return evaluate.agreement(found, evaluate.read_labels(test, classes).as_dict())

@@ -1,6 +1,7 @@
 """The page of a run: what it learned from, how it went, and what came out. Derived from the run folder alone."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,27 @@ from shards.figures import transfer_set_facts, transfer_set_figures
 from shards.index import ShardFolder
 from shards.page import Figure, lines, picture, render, table
 
+REPORT = "report.json"
 PAGE = "report.html"
+SYNTHETIC_MOSAIC = "mosaics/synthetic.png"
 _FACTS = {"step", "updates", "seconds", "agreement"}  # what a metrics line says besides loss terms
 
 
-def write_report(run: Path, folder: ShardFolder) -> None:
-    """Write `report.html` from report.json, metrics.jsonl, mosaics and any eval-*.json of the run."""
-    report = json.loads((run / "report.json").read_bytes())
-    metrics = read_metrics(run)
-    outcome = [*_evaluations(run), _agreement(report, metrics)]
-    sections = [
-        ("Outcome", outcome),
-        ("Training", _training(run, metrics)),
-        ("Transfer set", transfer_set_figures(folder)),
-    ]
-    plan = report["run"]
+def read_report(run: Path) -> dict[str, Any] | None:
+    """report.json of a run folder, which is written last, or None."""
+    path = run / REPORT
+    return dict(json.loads(path.read_bytes())) if path.exists() else None
+
+
+def write_report(run: Path, report: Mapping[str, Any], folder: ShardFolder | None) -> None:
+    """Write `report.html` from ``report``, and the run's metrics.jsonl, mosaic and any eval-*.json.
+
+    ``folder`` is its transfer set; None, where that is gone, leaves the set's section out.
+    """
+    metrics, plan = read_metrics(run), report["run"]
+    sections = [("Outcome", [*_evaluations(run), *_agreement(report, metrics)]), ("Training", _training(run, metrics))]
+    if folder is not None:
+        sections.append(("Transfer set", list(transfer_set_figures(folder))))
     page = render(
         title=f"{plan['method']}: {report['teacher']['name']} to {plan['student']}",
         lead="A student trained without its teacher's data.",
@@ -34,7 +41,7 @@ def write_report(run: Path, folder: ShardFolder) -> None:
             ("student updates", f"{report['student_updates']:,}"),
             ("teacher queries", f"{report['teacher_queries']:,}"),
             ("time", f"{report['seconds']:,.0f} s on {report['hardware']['name']}"),
-            *transfer_set_facts(folder),
+            *(transfer_set_facts(folder) if folder is not None else [("transfer set", plan["transfer_set"][:12])]),
         ],
         sections=sections,
     )
@@ -59,14 +66,18 @@ def _percent(fraction: float | None) -> str:
     return "" if fraction is None else f"{100 * fraction:.2f} %"
 
 
-def _agreement(report: dict[str, Any], metrics: list[dict[str, Any]]) -> Figure:
+def _agreement(report: Mapping[str, Any], metrics: list[dict[str, Any]]) -> list[Figure]:
+    """How often student and teacher name the same class; nothing for a transfer set without a held-out slice."""
     agreement = report["agreement"]
+    if not agreement["images"]:
+        return []
     points = [(line["step"], line["agreement"]) for line in metrics if "agreement" in line]
     caption = (
-        f"On the {agreement['images']:,} held-out images of the transfer set. Last {_percent(agreement['last'])}; "
-        f"chosen {_percent(agreement['chosen'])}, at step {agreement['chosen_step']}."
+        f"On the {agreement['images']:,} held-out images of the transfer set. Last {_percent(agreement['last'])}"
+        + (f"; chosen {_percent(agreement['chosen'])}, at step {agreement['chosen_step']:,}." if points else ".")
     )
-    return lines("Agreement with the teacher", {"student": points}, x_label="step", y_label="fraction", caption=caption)
+    title = "Agreement with the teacher"
+    return [lines(title, {"student": points}, x_label="step", y_label="fraction", caption=caption)]
 
 
 def _training(run: Path, metrics: list[dict[str, Any]]) -> list[Figure]:
@@ -75,7 +86,7 @@ def _training(run: Path, metrics: list[dict[str, Any]]) -> list[Figure]:
     for name in names:
         points = [(line["step"], line[name]) for line in metrics if name in line]
         figures.append(lines(name, {name: points}, x_label="step", y_label="loss", caption="Mean since the last line."))
-    mosaic = run / "mosaics" / "synthetic.png"
+    mosaic = run / SYNTHETIC_MOSAIC
     if mosaic.exists():
         figures.append(picture("Synthetic", mosaic.read_bytes(), caption="What the generator makes of one fixed z."))
     return figures

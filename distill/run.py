@@ -1,8 +1,6 @@
 """A distillation run: from a transfer set and a teacher to a run folder with a student, its figures and a report."""
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,12 @@ from distill import evaluate
 from distill.device import hardware
 from distill.errors import DistillError
 from distill.methods.base import Config, Method, Setup
-from distill.models import build
-from distill.models.student import Student
+from distill.models.student import fresh_student
 from distill.models.teachers import Classifier, Precision, load_classifier, save_classifier
 from distill.recipes import find_method
-from distill.report import write_report
-from distill.train import Pace, Progressed, train
-from manifests.commit import check_claim, claimed, write_bytes, write_json
+from distill.report import REPORT, SYNTHETIC_MOSAIC, read_report, write_report
+from distill.train import Pace, Progress, Progressed, silent, train
+from manifests.commit import claimed, write_bytes, write_json
 from manifests.keys import address
 from manifests.provenance import fingerprint
 from shards.index import ShardFolder
@@ -28,11 +25,7 @@ from shards.stream import Stream
 
 STUDENT = "student.safetensors"
 CHOSEN = "chosen.safetensors"
-REPORT = "report.json"
-SYNTHETIC_MOSAIC = "mosaics/synthetic.png"
 SHOWN = 128  # synthetic images in the mosaic
-
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +43,15 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.updates is not None and self.updates < 1:
             raise DistillError(f"--updates is {self.updates}; expected at least 1")
+        if find_method(self.method).needs_labels:
+            raise DistillError(f"{self.method} needs labels and a transfer set has none; `distill pretrain` runs it")
 
-    def plan(self, folder: ShardFolder, teacher: Classifier | None, *, device: torch.device) -> dict[str, Any]:
+    def plan(self, folder: ShardFolder, teacher: Classifier, *, device: torch.device) -> dict[str, Any]:
         """What the run's output belongs to; equal plans give equal weights on the same processor."""
         return {
             **asdict(self),
             "transfer_set": folder.id,
-            "teacher": teacher.sha256 if teacher else None,
+            "teacher": teacher.sha256,
             "device": device.type,
         }
 
@@ -72,19 +67,31 @@ def default_out(plan: dict[str, Any]) -> Path:
     return Path("runs") / f"{plan['method']}-{plan['student']}-{fingerprint(plan)[:8]}"
 
 
-def make_student(name: str, like: Classifier, *, seed: int, dtype: Precision, device: torch.device) -> Student:
-    """A fresh student with a teacher's classes and normaliser; its weights depend on the seed alone."""
+def build_method(
+    run: RunConfig, folder: ShardFolder, teacher: Classifier, *, device: torch.device
+) -> tuple[Method, Stream]:
+    """The run's method as before its first step, every network seeded, and its stream from the beginning."""
+    stream = Stream(folder, split="train", batch_size=run.config.batch_size, seed=run.seed)
+    student = fresh_student(
+        run.student,
+        teacher.num_classes,
+        mean=teacher.mean,
+        std=teacher.std,
+        seed=run.seed,
+        dtype=run.dtype,
+        device=device,
+    )
+    setup = Setup(
+        teacher=teacher,
+        student=student,
+        device=device,
+        steps=run.steps(stream),
+        seed=run.seed,
+        flip=teacher.metadata.get("flip", "true") == "true",
+    )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(address(seed, "student", name) >> 1)
-        net = build(name, like.num_classes)
-    return Student(net, mean=like.mean, std=like.std, dtype=dtype).to(device)
-
-
-def build_method(run: RunConfig, setup: Setup) -> Method:
-    """The run's method, its own networks seeded too."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(address(run.seed, "method", run.method) >> 1)
-        return find_method(run.method)(setup, run.config)
+        torch.manual_seed(address(run.seed, "method", run.method) >> 1)  # torch takes 63 bits
+        return find_method(run.method)(setup, run.config), stream
 
 
 def distill(
@@ -96,9 +103,9 @@ def distill(
     device: torch.device,
     replace: bool = False,
     pace: Pace | None = None,
-    progress: Progress = lambda label, total: nullcontext(lambda n: None),
+    progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Run or resume ``run`` in ``out`` and return its report.
+    """Run or resume ``run`` in ``out`` and return its report; a run that is finished only shows its report again.
 
     The student of the last step is `student.safetensors`; the one that agrees best with the teacher on the held-out
     slice is `chosen.safetensors`. No test label is seen here.
@@ -109,89 +116,78 @@ def distill(
             f"curate again with this teacher"
         )
     plan = run.plan(folder, teacher, device=device)
-    if not replace:
-        check_claim(out, plan=plan)
-    stream = Stream(folder, split="train", batch_size=run.config.batch_size, seed=run.seed)
-    student = make_student(run.student, teacher, seed=run.seed, dtype=run.dtype, device=device)
-    setup = Setup(
-        teacher=teacher,
-        student=student,
-        device=device,
-        steps=run.steps(stream),
-        seed=run.seed,
-        flip=teacher.metadata.get("flip", "true") == "true",
-    )
-    method = build_method(run, setup)
-    judge = _Judge(folder, teacher, student, device) if folder.rows("holdout") else None
-
-    def save(name: str) -> None:
-        save_classifier(
-            out / name,
-            student.net,
-            arch=run.student,
-            mean=teacher.mean,
-            std=teacher.std,
-            classes=teacher.classes,
-            input_size=teacher.input_size,
-            dataset=f"transfer set {folder.id}",
-            teacher=teacher.sha256,
-            method=run.method,
-        )
-
-    with claimed(out, plan=plan, replace=replace), progress(f"{run.method} {run.student}", setup.steps) as advance:
-        done = train(
-            method,
-            stream,
-            folder=out,
-            judge=judge,
-            keep_best=lambda: save(CHOSEN),
-            pace=pace,
-            advance=advance,
-        )
-        save(STUDENT)
+    method, stream = build_method(run, folder, teacher, device=device)
+    setup = method.setup
+    with claimed(out, plan=plan, replace=replace):
+        before = read_report(out)
+        if before is not None and before["finished"] and (out / STUDENT).exists():
+            return before
+        judge = _Judge(folder, setup) if folder.rows("holdout") else None
+        with progress(f"{run.method} {run.student}", setup.steps) as advance:
+            done = train(
+                method,
+                stream,
+                folder=out,
+                judge=judge,
+                keep_best=lambda: _save(out / CHOSEN, run, folder, setup),
+                pace=pace,
+                advance=advance,
+            )
+        _save(out / STUDENT, run, folder, setup)
         if (synthetic := method.samples(SHOWN)) is not None:
             images_NCHW = (synthetic * 255).round().to(torch.uint8).cpu().numpy()
             write_bytes(out / SYNTHETIC_MOSAIC, mosaic(images_NCHW))
-        report = _report(run, folder, teacher, method, done, judge, device=device)
-        write_json(out / REPORT, report)
-        write_report(out, folder)
+        report = {"run": plan, "transfer_set": str(folder.path.absolute()), **_outcome(method, done, judge)}
+        report["images"] = folder.rows("train")
+        write_report(out, report, folder)
+        write_json(out / REPORT, report)  # last: it says that the rest is there
     return report
 
 
 class _Judge:
     """Agreement with the teacher on the held-out slice; the teacher is asked once."""
 
-    def __init__(self, folder: ShardFolder, teacher: Classifier, student: Student, device: torch.device) -> None:
-        self._folder, self._student, self._device = folder, student, device
-        self._teacher = evaluate.predictions(lambda x: teacher(x).logits_BK, folder, split="holdout", device=device)
-        self.images = len(self._teacher)
+    def __init__(self, folder: ShardFolder, setup: Setup) -> None:
+        self._folder, self._setup = folder, setup
+        self._teachers = self._answers(lambda images_BCHW: setup.the_teacher(images_BCHW).logits_BK)
+        self.images = len(self._teachers)
 
     def __call__(self) -> float:
-        self._student.net.eval()
-        mine = evaluate.predictions(self._student, self._folder, split="holdout", device=self._device)
-        self._student.net.train()
-        return evaluate.agreement(mine, self._teacher)
+        net = self._setup.student.net.eval()
+        mine = self._answers(self._setup.student)
+        net.train()
+        return evaluate.agreement(mine, self._teachers)
+
+    def _answers(self, predict: evaluate.Predictor) -> dict[bytes, int]:
+        return evaluate.predictions(predict, self._folder, split="holdout", device=self._setup.device)
 
 
-def _report(
-    run: RunConfig,
-    folder: ShardFolder,
-    teacher: Classifier,
-    method: Method,
-    done: Progressed,
-    judge: _Judge | None,
-    *,
-    device: torch.device,
-) -> dict[str, Any]:
-    config = run.config
+def _save(path: Path, run: RunConfig, folder: ShardFolder, setup: Setup) -> None:
+    """The student as it is now, with its teacher's normaliser and classes."""
+    teacher = setup.the_teacher
+    save_classifier(
+        path,
+        setup.student.net,
+        arch=run.student,
+        mean=teacher.mean,
+        std=teacher.std,
+        classes=teacher.classes,
+        input_size=teacher.input_size,
+        dataset=f"transfer set {folder.id}",
+        teacher=teacher.sha256,
+        method=run.method,
+        flip=teacher.metadata.get("flip", "true"),
+    )
+
+
+def _outcome(method: Method, done: Progressed, judge: _Judge | None) -> dict[str, Any]:
+    """What a report says of the training."""
+    teacher, config, steps = method.setup.the_teacher, method.config, method.setup.steps
     return {
-        "run": run.plan(folder, teacher, device=device),
-        "transfer_set": str(folder.path),
-        "images": folder.rows("train"),
         "teacher": {"name": teacher.name, "sha256": teacher.sha256},
-        "finished": done.step == method.setup.steps,
+        "finished": done.step == steps,
         "steps": done.step,
-        "steps_planned": method.setup.steps,
+        "steps_planned": steps,
         "student_updates": done.step * config.updates_per_step,
         "teacher_queries": done.step * config.queries_per_step,
         "seconds": round(done.seconds, 1),
@@ -202,13 +198,14 @@ def _report(
             "chosen": done.best,
             "chosen_step": done.best_step,
         },
-        "hardware": hardware(device),
+        "hardware": hardware(method.setup.device),
     }
 
 
 def load_run(folder: Path, *, dtype: Precision, device: torch.device) -> dict[str, Classifier]:
     """The students of a run folder by name: last, and chosen where one was chosen."""
-    if not (folder / STUDENT).exists():
-        raise DistillError(f"{folder} is no finished run (no {STUDENT} in it); make one with `distill train`")
+    absent = [name for name in (STUDENT, REPORT) if not (folder / name).exists()]
+    if absent:
+        raise DistillError(f"{folder} is no finished run (no {absent[0]} in it); make one with `distill train`")
     found = {"last": folder / STUDENT, "chosen": folder / CHOSEN}
     return {n: load_classifier(p, dtype=dtype, device=device) for n, p in found.items() if p.exists()}

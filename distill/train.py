@@ -1,11 +1,14 @@
 """THE loop: batches from the stream, a method's step, metrics, checkpoints. It knows no method by name.
 
-Nothing waits for the device inside a step: loss terms are summed there and read every `log_every` steps.
+Nothing waits for the device inside a step: loss terms stay where they are and are read every `log_every` steps.
 """
 
 import json
+import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from torch import Tensor
 from distill import checkpoint
 from distill.errors import BadCheckpoint, Diverged
 from distill.methods.base import Method, RealBatch
+from manifests.commit import write_bytes
 from shards.stream import Batch, Stream
 
 LAST = "checkpoints/last.safetensors"
@@ -23,6 +27,14 @@ METRICS = "metrics.jsonl"
 
 Labels = Callable[[Batch], Tensor]
 """class numbers (B,) of a batch, for labelled data"""
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""a label and a number of steps -> a context that yields ``advance(n)``"""
+
+
+def silent(label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:  # noqa: ARG001  # a `Progress`
+    """Show no progress."""
+    return nullcontext(lambda n: None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +78,8 @@ def train(
     """Run ``method`` to the end of its schedule, or until ``pace.stop_after_s``; resumes from ``folder``.
 
     ``judge`` rates the student (higher is better) and ``keep_best`` keeps it whenever it is the best so far.
-    Raises `Diverged`, naming the loss term and the steps, when a loss is not finite; the last checkpoint is then
-    from before.
+    Raises `Diverged`, naming the loss term and the step, when a loss is not finite; the last checkpoint is then from
+    before: none is written until all losses up to it, and all that it holds, were seen to be finite.
     """
     pace, steps, device = pace or Pace(), method.setup.steps, method.setup.device
     now = _resume(method, stream, folder)
@@ -77,18 +89,19 @@ def train(
     started, saved, before = time.monotonic(), time.monotonic(), now.seconds
     while now.step < steps:
         real = [_to_device(next(stream), stream.epoch, device, labels) for _ in range(method.config.batches_per_step)]
-        log.add(method.step(real, now.step))
+        terms = method.step(real, now.step)
         now.step += 1
+        log.add(now.step, terms)
         advance(1)
         elapsed = time.monotonic() - started
         stop = pace.stop_after_s is not None and elapsed >= pace.stop_after_s
-        last = stop or now.step == steps
-        if now.step % pace.log_every == 0 or last:
+        judging = now.step % pace.judge_every == 0 or now.step == steps
+        saving = stop or now.step == steps or time.monotonic() - saved >= pace.save_every_s
+        if now.step % pace.log_every == 0 or judging or saving:
             log.write(now.step, {"updates": now.step * method.config.updates_per_step, "seconds": before + elapsed})
-        if judge is not None and (now.step % pace.judge_every == 0 or now.step == steps):
-            _judge(judge, keep_best, now, log, method)
-        if last or time.monotonic() - saved > pace.save_every_s:
-            log.write(now.step, {"updates": now.step * method.config.updates_per_step, "seconds": before + elapsed})
+        if judge is not None and judging:
+            _judge(judge, keep_best, now, log)
+        if saving:
             now.seconds, now.stream = before + time.monotonic() - started, stream.state()
             checkpoint.save(folder / LAST, method.parts(), vars(now))
             saved = time.monotonic()
@@ -97,12 +110,8 @@ def train(
     return now
 
 
-def _judge(
-    judge: Callable[[], float], keep_best: Callable[[], None], now: Progressed, log: "_Log", method: Method
-) -> None:
-    method.setup.student.net.eval()
+def _judge(judge: Callable[[], float], keep_best: Callable[[], None], now: Progressed, log: "_Log") -> None:
     rating = judge()
-    method.setup.student.net.train()
     log.note({"step": now.step, "agreement": rating})
     if now.best is None or rating > now.best:
         now.best, now.best_step = rating, now.step
@@ -114,8 +123,9 @@ def _resume(method: Method, stream: Stream, folder: Path) -> Progressed:
     path = folder / LAST
     if not path.exists():
         return Progressed()
+    facts = checkpoint.load(path, method.parts())
     try:
-        now = Progressed(**checkpoint.load(path, method.parts()))
+        now = Progressed(**facts)
     except TypeError:
         raise BadCheckpoint(f"{path} was written by another release; delete it to start anew") from None
     stream.load_state(now.stream)
@@ -137,39 +147,47 @@ def _to_device(batch: Batch, epoch: int, device: torch.device, labels: Labels | 
 
 
 class _Log:
-    """metrics.jsonl: means of each loss term since the last line; lines after the resumed step are dropped."""
+    """metrics.jsonl: means of each loss term since the last line.
+
+    Lines after the resumed step, and one that a kill cut, are dropped.
+    """
 
     def __init__(self, path: Path, step: int) -> None:
-        self._path, self._count, self._since = path, 0, step
-        self._sums: dict[str, Tensor] = {}
+        self._path = path
+        self._terms: list[tuple[int, str, Tensor]] = []
         if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-            path.write_text("".join(line + "\n" for line in kept))
+            kept = [line for line in _lines(path) if _step_of(line) <= step]
+            write_bytes(path, "".join(line + "\n" for line in kept).encode())
 
-    def add(self, terms: Mapping[str, Tensor]) -> None:
-        """Sum a step's terms where they are."""
-        for name, term in terms.items():
-            self._sums[name] = self._sums[name] + term if name in self._sums else term
-        self._count += 1
+    def add(self, step: int, terms: Mapping[str, Tensor]) -> None:
+        """Keep a step's terms where they are."""
+        self._terms += [(step, name, term) for name, term in terms.items()]
 
     def write(self, step: int, facts: Mapping[str, Any]) -> None:
-        """One line; raises `Diverged` if a term is not finite."""
-        if not self._count:
-            return
-        means = {name: float(total) / self._count for name, total in self._sums.items()}
-        for name, mean in means.items():
-            if not abs(mean) < float("inf"):
+        """One line, read from the device at once; raises `Diverged` if a term is not finite.
+
+        Within a step terms come in the order of their computation, so the first bad one is the culprit.
+        """
+        values: dict[str, list[float]] = defaultdict(list)
+        read = torch.stack([term for *_, term in self._terms]).tolist()
+        for (at, name, _), value in zip(self._terms, read, strict=True):
+            if not math.isfinite(value):
                 raise Diverged(
-                    f"the loss term {name!r} became {mean} between steps {self._since + 1} and {step}; the last "
-                    f"checkpoint is from before, but it would happen again: start a new run with a lower --lr"
+                    f"the loss term {name!r} became {value} at step {at:,}; the last checkpoint is from before, but it "
+                    f"would happen again: start a new run with a lower --lr"
                 )
-        self.note({"step": step, **facts, **means})
-        self._sums, self._count, self._since = {}, 0, step
+            values[name].append(value)
+        self.note({"step": step, **facts, **{name: sum(v) / len(v) for name, v in values.items()}})
+        self._terms = []
 
     def note(self, line: Mapping[str, Any]) -> None:
         """Append a line."""
         with self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def _step_of(line: str) -> int:
@@ -182,5 +200,5 @@ def _step_of(line: str) -> int:
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """All whole lines of a run's metrics.jsonl."""
     path = folder / METRICS
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = _lines(path) if path.exists() else []
     return [json.loads(line) for line in lines if _step_of(line) < 1 << 62]

@@ -1,4 +1,4 @@
-"""What the four commands share at the terminal: running an app, notes, tables, JSON, CSV, progress."""
+"""What the four commands share at the terminal: running an app, notes, tables, JSON, CSV."""
 
 import contextlib
 import csv
@@ -8,14 +8,16 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import typer
 
 from manifests.errors import TransfersetError
+from manifests.progress import bar
 
 INTERRUPTED = 130
+progress = bar
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 """what a user's disk answers: no permission, read-only, full, over quota"""
 MISTAKEN = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
@@ -116,32 +118,3 @@ def _cell(value: Any) -> str:
         return f"{value:,}"
     text = str(value)  # from anybody's file names: no line ends, no escape sequences
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-@contextlib.contextmanager
-def progress(label: str, total: int, *, unit: str = "images") -> Iterator[Callable[[int], None]]:
-    """A progress bar with rate and time left, on stderr; silent when stderr is no terminal.
-
-    Yields ``advance(n)``.
-    """
-    if not sys.stderr.isatty():
-        yield lambda n: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total, rate="")
-
-        def advance(n: int) -> None:
-            speed = bar.tasks[0].speed
-            bar.update(task, advance=n, rate=f"{speed:,.0f} {unit}/s" if speed else "")
-
-        yield advance

@@ -9,26 +9,28 @@ Advance = Callable[[int], None]
 """told of every n items done"""
 
 
+def nothing(n: int) -> None:
+    """An `Advance` that tells nobody."""
+
+
 class Progress(Protocol):
     """Opens the progress of one piece of work: `with progress("score", 16_080) as advance: advance(256)`."""
 
-    def __call__(
-        self, label: str, total: int, *, unit: str = "images"
-    ) -> contextlib.AbstractContextManager[Advance]:
+    def __call__(self, label: str, total: int, *, unit: str = "images") -> contextlib.AbstractContextManager[Advance]:
         """Begin work of ``total`` items, named for a person."""
 
 
 @contextlib.contextmanager
 def silent(label: str, total: int, *, unit: str = "images") -> Iterator[Advance]:  # noqa: ARG001  # says nothing
     """No progress shown: what library functions do unless asked."""
-    yield lambda n: None
+    yield nothing
 
 
 @contextlib.contextmanager
 def bar(label: str, total: int, *, unit: str = "images") -> Iterator[Advance]:
     """A bar with rate and time left, on stderr; silent when stderr is no terminal."""
     if not sys.stderr.isatty():
-        yield lambda n: None
+        yield nothing
         return
     from rich.console import Console  # here: library users need not load it
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

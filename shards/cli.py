@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from manifests.console import emit_json, new_app, note, progress, run
+from manifests.console import emit_json, new_app, note, run
+from manifests.progress import bar
 
 app = new_app("Pack selections into transfer sets, and check that shards are what was written.")
 
@@ -28,7 +29,7 @@ def pack(
 
     order = open_selection(selection)
     stores = {str(opened.document["corpus"]): opened for opened in map(open_store, store)}
-    with progress("pack", order.document["counts"]["selected"]) as advance:
+    with bar("pack", order.document["counts"]["selected"]) as advance:
         result = pack_selection(order, stores, out, replace=replace, advance=advance)
     if result.moved:
         note(f"the old {out} is now {result.moved}")

@@ -1,6 +1,6 @@
 """Pack: copy the selected rows of corpus stores into a transfer set, shuffled, with the manifests beside them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from manifests.commit import FileFacts, Ledger, atomic_file, claimed
 from manifests.keys import content_key, draw
+from manifests.progress import Advance, nothing
 from manifests.provenance import Provenance, fingerprint
 from manifests.read import read_manifest
 from manifests.schema import FEATURES, SAMPLES, SCORES, SELECTION, Table
@@ -43,7 +44,7 @@ def pack(
     out: Path,
     *,
     replace: bool = False,
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Advance = nothing,
 ) -> PackResult:
     """Write the transfer set of ``selection`` to ``out``; what an earlier run of the same plan wrote is kept.
 
@@ -78,7 +79,7 @@ class _Packing:
         self.placed = np.empty((len(keys), len(PLACE)), np.int32)
         self.written = self._shards = self._blocks = 0
 
-    def write_split(self, split: str, advance: Callable[[int], None]) -> list[ShardFacts]:
+    def write_split(self, split: str, advance: Advance) -> list[ShardFacts]:
         """Write the shards of a split, or take those that are there; one commit record a shard."""
         mine = np.flatnonzero(self._split == split)
         step = block_rows(self._size)
@@ -88,7 +89,7 @@ class _Packing:
         pieces = np.split(mine, edges) if count else []
         return [self._take_shard(shard_name(i, split), split, rows, advance) for i, rows in enumerate(pieces)]
 
-    def _take_shard(self, name: str, split: str, rows: NDArray[np.intp], advance: Callable[[int], None]) -> ShardFacts:
+    def _take_shard(self, name: str, split: str, rows: NDArray[np.intp], advance: Advance) -> ShardFacts:
         unit, step = Path(name).stem, block_rows(self._size)
         holds = {"first_block": self._blocks, "block_rows": step, "keys": content_key(self.keys[rows])}
         print_ = fingerprint({"plan": self._plan, **holds})

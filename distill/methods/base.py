@@ -1,9 +1,10 @@
 """What a method is: named state, and one step on real batches. The loop in `distill/train.py` knows no more."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -54,9 +55,11 @@ class Config:
     weight_decay: float = 1e-4
 
     def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("epochs", 1), ("lr", 0), ("momentum", 0), ("weight_decay", 0)):
-            if getattr(self, name) < least:
-                raise DistillError(f"{name} is {getattr(self, name)}; expected at least {least}")
+        for field in fields(self):  # counts are from 1; rates, weights of losses and temperatures from 0
+            value = getattr(self, field.name)
+            least = 1 if field.type is int else 0
+            if not isinstance(value, str) and not least <= value < math.inf:  # NaN too fails this
+                raise DistillError(f"{field.name} is {value}; expected a number of at least {least}")
 
     @property
     def batches_per_step(self) -> int:

@@ -25,7 +25,7 @@ class KDConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.temperature <= 0:
+        if self.temperature == 0:
             raise DistillError(f"temperature is {self.temperature}; expected more than 0")
 
 

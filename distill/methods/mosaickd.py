@@ -30,6 +30,8 @@ class MosaicKDConfig(Config):
     """Settings of `mosaickd`; defaults are the published ones for CIFAR-100."""
 
     batch_size: int = 256
+    epochs: int = 200
+    """of one outer iteration per batch of the train split; each consumes 1 + student_steps batches"""
     student_steps: int = 5
     """student updates per outer iteration; reports count them"""
     adv: float = 1.0
@@ -53,9 +55,6 @@ class MosaicKDConfig(Config):
         super().__post_init__()
         if self.networks not in ("code", "paper"):
             raise DistillError(f"networks is {self.networks!r}; expected code or paper")
-        for name in ("student_steps", "z_dim", "stride"):
-            if getattr(self, name) < 1:
-                raise DistillError(f"{name} is {getattr(self, name)}; expected at least 1")
 
     @property
     def batches_per_step(self) -> int:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill.errors import DistillError
 from distill.methods.base import Config, Method, RealBatch, Setup, Stateful, descend, sgd
 from distill.methods.schedules import one_cycle
 
@@ -43,7 +42,7 @@ class Supervised(Method):
 
     def step(self, real: Sequence[RealBatch], step: int) -> dict[str, Tensor]:
         if real[0].labels_B is None:
-            raise DistillError("supervised needs labels, and the stream has none; train it with `distill pretrain`")
+            raise AssertionError("this method needs labels and was given none")
         loss = F.cross_entropy(self.setup.student(self.setup.augmented(real[0])), real[0].labels_B)
         descend(loss, self.optimizer, lr=self.config.lr * one_cycle(step, self.setup.steps))
         return {"cross_entropy": loss.detach()}

@@ -68,6 +68,20 @@ def resolve(name: str, *, weights: Path | None = None) -> Path:
     return found[0]
 
 
+def teacher_file(name: str | None, weights: Path | None, *, made_with: str | None) -> Path | None:
+    """The weights file that a command means whose input was made with the teacher of hash ``made_with``.
+
+    FILE if given; else that teacher, if it is stored and nobody named another architecture; else what `resolve` finds
+    by ``name``; None if that is not given either.
+    """
+    if weights is not None:
+        return weights
+    own = find_by_hash(made_with) if made_with else None
+    if own is not None and (name is None or own.name.startswith(f"{name}-")):
+        return own
+    return None if name is None else resolve(name)
+
+
 def find_starter(arch: str) -> Path | None:
     """The stored starter teacher of an architecture (its `dataset` begins with "builtin:"), or None."""
     for path in sorted(store_dir().glob(f"{arch}-{'[0-9a-f]' * 12}.safetensors")):

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from distill.models import Network
+from distill.models import Network, build
 from distill.models.teachers import Precision, view
+from manifests.keys import address
 
 
 class Student(nn.Module):
@@ -27,3 +28,20 @@ class Student(nn.Module):
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """logits_BK."""
         return view(self.net, images_BCHW, mean_C=self.mean_C, std_C=self.std_C, dtype=self.dtype).logits_BK
+
+
+def fresh_student(
+    arch: str,
+    num_classes: int,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    seed: int,
+    dtype: Precision,
+    device: torch.device,
+) -> Student:
+    """A student in training mode whose weights depend on architecture, classes and seed alone; raises UnknownModel."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(address(seed, "student", arch) >> 1)  # torch takes 63 bits
+        net = build(arch, num_classes)
+    return Student(net, mean=mean, std=std, dtype=dtype).to(device)

@@ -1,8 +1,8 @@
-"""Small corpora in the forms people have them, and a teacher that is a linear map of mean colours."""
+"""Small corpora in the forms people have them, a teacher that is a linear map of mean colours, manifests of neither."""
 
 import io
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,12 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+
+from curate.catalogue import Catalogue, Decoded
+from curate.corpora.base import Item
+from curate.select.decide import Scored
+from manifests.keys import content_key
+from manifests.schema import SAMPLES, SCORES
 
 SIZE = 8  # px
 CLASSES = ("red", "green", "blue", "grey")
@@ -107,3 +113,40 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder that is not a lock, by its path."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".lock"))
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One source sample as selection sees it: ``picture`` says which pixels (None: damaged), ``form`` which bytes."""
+
+    picture: int | None
+    form: int = 0
+    entropy: float | None = 0.5
+    """a property of the picture; None where its logits are not finite"""
+
+
+def scored(corpus: str, samples: Sequence[Sample]) -> Scored:
+    """The manifests of a corpus, named as ingest names them."""
+    catalogue, rows, scores = Catalogue(corpus), [], []
+    for number, sample in enumerate(samples):
+        uri, usable = f"{number:06d}", sample.picture is not None
+        data = f"picture {sample.picture} as {sample.form}" if usable else f"damaged {sample.form}"
+        pixels = content_key(f"pixels {sample.picture}".encode()) if usable else None
+        found = Decoded(
+            item=Item(uri=uri, data=data.encode()),
+            content=content_key(data.encode()),
+            pixels=pixels,
+            status="ok" if usable else "decode_error",
+            error=None if usable else "damaged",
+        )
+        rows.append(catalogue.name(found))
+        if usable:
+            numbers = dict.fromkeys(("confidence", "margin", "energy"), 0.5) | {"pred": 0, "entropy": sample.entropy}
+            finite = sample.entropy is not None
+            scores.append(
+                {"key": rows[-1]["key"], "status": "ok" if finite else "nonfinite", **(numbers if finite else {})}
+            )
+    return Scored(
+        samples=pa.Table.from_pylist(rows, SAMPLES.plain_schema()),
+        scores=pa.Table.from_pylist(scores, SCORES.plain_schema()),
+    )

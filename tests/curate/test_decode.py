@@ -1,6 +1,5 @@
 """Decoding: every form a photograph comes in, the resize rule against a naive one, and anything that is no picture."""
 
-import io
 import struct
 import warnings
 import zlib
@@ -18,7 +17,9 @@ from tests.curate.make import encode, picture
 HEIGHT, WIDTH = 12, 16
 SAME = Transform(size=HEIGHT)  # the middle HEIGHT columns, no pixel changed
 MIDDLE = slice((WIDTH - HEIGHT) // 2, (WIDTH + HEIGHT) // 2)
-RAMP = np.stack(np.broadcast_arrays(*np.ogrid[0:240:12j, 0:240:16j], 128), -1).astype(np.uint8)  # smooth: codecs keep it
+RAMP = np.stack(np.broadcast_arrays(*np.ogrid[0:240:12j, 0:240:16j], 128), -1).astype(
+    np.uint8
+)  # smooth: codecs keep it
 RGB = Image.fromarray(RAMP)
 UPRIGHT = {1: 0, 3: 2, 6: 3, 8: 1}  # EXIF orientation -> quarter turns (anticlockwise) that set it upright
 ORIENTATION = 0x0112
@@ -69,7 +70,8 @@ def png_that_declares(width: int, height: int) -> bytes:
 def test_lossless_formats_keep_every_pixel(form: str, options: dict[str, object]) -> None:
     few_colours = RAMP // 64 * 64 if form == "GIF" else RAMP
     pixels, width, height = decode(encode(few_colours, form, **options), SAME)
-    assert (width, height, pixels.dtype) == (WIDTH, HEIGHT, np.uint8)
+    assert (width, height) == (WIDTH, HEIGHT)
+    assert pixels.dtype == np.uint8
     np.testing.assert_array_equal(pixels, cropped(few_colours))
 
 
@@ -107,7 +109,7 @@ def test_sixteen_bits_keep_their_high_byte() -> None:
     deep = Image.fromarray(grey.astype(np.uint16) * 256 + 77)
     for form in ("PNG", "TIFF"):
         np.testing.assert_array_equal(decode(encode(deep, form), SAME)[0], wanted)
-    pgm = f"P5 {WIDTH} {HEIGHT} 65535 ".encode() + (grey.astype(">u2") * 256).tobytes()
+    pgm = f"P5 {WIDTH} {HEIGHT} 65535 ".encode() + (grey.astype(np.uint16) * 256).astype(">u2").tobytes()
     np.testing.assert_array_equal(decode(pgm, SAME)[0], wanted)
 
 
@@ -182,7 +184,7 @@ def naive(image_HWC: NDArray[np.uint8], size: int) -> NDArray[np.float64]:
     height, width = image_HWC.shape[:2]
     side = min(height, width)
     rows, columns = (weights(length, size, side) for length in (height, width))
-    return np.einsum("yh,xw,hwc->cyx", rows, columns, image_HWC.astype(np.float64))
+    return np.asarray(np.einsum("yh,xw,hwc->cyx", rows, columns, image_HWC.astype(np.float64)))
 
 
 def weights(length: int, size: int, side: int) -> NDArray[np.float64]:
@@ -198,7 +200,9 @@ def weights(length: int, size: int, side: int) -> NDArray[np.float64]:
     return np.asarray(table / table.sum(1, keepdims=True))
 
 
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 16), (11, 11), (24, 37), (37, 24), (5, 9), (9, 200), (33, 8)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(8, 8), (16, 16), (11, 11), (24, 37), (37, 24), (5, 9), (9, 200), (33, 8)]
+)
 def test_resize_is_the_rule_that_manifests_record(height: int, width: int) -> None:
     image = picture(7, height=height, width=width)
     transform = Transform(size=8)
@@ -218,8 +222,8 @@ def test_resize_is_the_rule_that_manifests_record(height: int, width: int) -> No
         (b"", "decode_error", "empty file"),
         (b"this is a text\n" * 9, "decode_error", "not an image of a known format"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "decode_error", "not an image of a known format"),
-        (encode(RAMP, "JPEG")[:400], "decode_error", "truncated"),
-        (encode(RAMP)[:90], "decode_error", "truncated"),
+        (encode(RAMP, "JPEG")[:400], "decode_error", "(?i)truncated"),
+        (encode(picture(1))[:90], "decode_error", "(?i)truncated"),
         (encode(RAMP)[:20], "decode_error", "."),
         (encode(picture(1, height=3, width=40)), "too_small", "40x3 px, less than 4 a side"),
         (encode(np.zeros((1, 1), np.uint8)), "too_small", "1x1 px, less than 4 a side"),
@@ -239,7 +243,12 @@ def test_what_is_no_picture_is_refused_in_a_line(data: bytes, status: str, words
 def test_a_bomb_is_refused_before_its_pixels_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = []
     load = ImageFile.ImageFile.load
-    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: (loaded.append(self.size), load(self))[1])
+
+    def spy(self: ImageFile.ImageFile) -> object:
+        loaded.append(self.size)
+        return load(self)
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", spy)
     for data in (png_that_declares(20_000, 20_000), png_that_declares(9_500, 9_500), png_that_declares(3, 9)):
         with pytest.raises(Undecodable):
             decode(data, SAME)
@@ -273,9 +282,9 @@ def outcome(data: bytes) -> bytes | str:
     try:
         pixels, _, _ = decode(data, SAME)
     except Undecodable as refusal:
-        assert refusal.status in {"decode_error", "too_small", "too_large"}
         return f"{refusal.status}: {refusal}"
-    assert (pixels.shape, pixels.dtype) == ((3, SAME.size, SAME.size), np.uint8)
+    assert pixels.shape == (3, SAME.size, SAME.size)
+    assert pixels.dtype == np.uint8
     return pixels.tobytes()
 
 
@@ -293,13 +302,15 @@ def test_damaged_bytes_are_pixels_or_refused_and_always_the_same(form: str) -> N
         damaged = data[:cut].tobytes()
         found = outcome(damaged)
         assert found == outcome(damaged)
+        assert isinstance(found, bytes) or found.startswith(("decode_error: ", "too_small: ", "too_large: "))
         refused += isinstance(found, str)
     assert refused > 10  # the damage is real
 
 
-def test_quiet_ends() -> None:
+def test_quiet_is_about_pillow_alone_and_ends() -> None:
     before = warnings.filters[:]
     with quiet():
-        assert warnings.filters != before or before[:1] == [warnings.filters[0]]
+        warnings.warn_explicit("of Pillow", UserWarning, "x.py", 1, module="PIL.Image")
+        with pytest.raises(UserWarning, match="of another"):
+            warnings.warn_explicit("of another", UserWarning, "x.py", 1, module="numpy")
     assert warnings.filters == before
-    assert io.BytesIO  # Pillow is given bytes, never a path

@@ -1,4 +1,4 @@
-"""Teachers: what a weights file must say, what a classifier promises, and where weights are found."""
+"""Teachers: what a weights file must say, and what a classifier promises."""
 
 import hashlib
 import io
@@ -16,26 +16,13 @@ from distill.errors import BadWeights, DistillError, UnknownModel, UnknownTeache
 from distill.models import build
 from distill.models.teachers import (
     Precision,
-    find_by_hash,
     load_classifier,
     normalise,
-    register,
-    resolve,
     save_classifier,
-    store_dir,
     weights_sha256,
 )
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.1)
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A store and a working folder of our own."""
-    monkeypatch.setenv("TRANSFERSET_HOME", str(tmp_path / "home"))
-    (tmp_path / "cwd").mkdir()
-    monkeypatch.chdir(tmp_path / "cwd")
-    return tmp_path / "home"
 
 
 def make(
@@ -297,83 +284,6 @@ def test_saving_another_network_is_refused(tmp_path: Path) -> None:
             input_size=32,
         )
     assert not (tmp_path / "t.safetensors").exists()
-
-
-# the store
-
-
-def test_store_lies_where_the_environment_says(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert store_dir() == home / "teachers"
-    monkeypatch.delenv("TRANSFERSET_HOME")
-    assert store_dir().parts[-2:] == ("transferset", "teachers")
-
-
-def test_register_keeps_the_bytes_once(tmp_path: Path) -> None:
-    path = make(tmp_path / "t.safetensors", extra={"dataset": "x"})
-    sha256 = load_classifier(path).sha256
-    stored = register(path)
-    assert stored == store_dir() / f"wrn16_1-{sha256[:12]}.safetensors"
-    assert stored.read_bytes() == path.read_bytes()
-    again = make(tmp_path / "u.safetensors", extra={"dataset": "y"})  # equal weights, other metadata
-    assert register(again) == stored
-    assert stored.read_bytes() == path.read_bytes()
-    assert list(store_dir().iterdir()) == [stored]
-
-
-def test_find_by_hash_believes_only_the_tensors(tmp_path: Path) -> None:
-    path = make(tmp_path / "t.safetensors")
-    sha256 = load_classifier(path).sha256
-    assert find_by_hash(sha256) is None
-    stored = register(path)
-    assert find_by_hash(sha256) == stored
-    assert find_by_hash(sha256[:12] + "0" * 52) is None
-    stored.write_bytes(make(tmp_path / "u.safetensors", seed=1).read_bytes())
-    assert find_by_hash(sha256) is None
-    stored.write_bytes(b"damaged")
-    assert find_by_hash(sha256) is None
-    assert register(path).read_bytes() == path.read_bytes()  # mended
-
-
-def test_register_needs_to_know_the_architecture(tmp_path: Path) -> None:
-    path = rewrite(make(tmp_path / "t.safetensors"), drop=("arch",))
-    with pytest.raises(BadWeights, match="does not say its architecture"):
-        register(path)
-    assert register(path, arch="wrn16_1").name.startswith("wrn16_1-")
-
-
-def test_resolve_prefers_the_given_then_the_store_then_the_folder(tmp_path: Path) -> None:
-    here = make(Path("wrn16_1-mine.safetensors"))
-    assert resolve("wrn16_1") == here
-    stored = register(make(tmp_path / "t.safetensors", seed=1))
-    register(
-        make(tmp_path / "s.safetensors", seed=2, extra={"dataset": "builtin:digits"})
-    )  # the starter's own: never meant
-    register(make(tmp_path / "o.safetensors", arch="wrn16_2"))
-    assert resolve("wrn16_1") == stored
-    assert resolve("wrn16_1", weights=here) == here
-
-
-def test_resolve_without_weights_says_what_to_do(tmp_path: Path) -> None:
-    register(make(tmp_path / "s.safetensors", extra={"dataset": "builtin:digits"}))
-    with pytest.raises(
-        UnknownTeacher, match=r"no weights for teacher 'wrn16_1' .*--teacher-weights FILE, .*distill pretrain"
-    ):
-        resolve("wrn16_1")
-
-
-def test_resolve_names_the_candidates(tmp_path: Path) -> None:
-    both = [register(make(tmp_path / f"{seed}.safetensors", seed=seed)) for seed in (0, 1)]
-    with pytest.raises(
-        UnknownTeacher, match=r"2 weights files for teacher 'wrn16_1'; pick one with --teacher-weights"
-    ) as caught:
-        resolve("wrn16_1")
-    assert all(str(path) in str(caught.value) for path in both)
-
-
-@pytest.mark.parametrize("weights", [None, Path("any.safetensors")])
-def test_resolve_unknown_name_lists_the_known(weights: Path | None) -> None:
-    with pytest.raises(UnknownTeacher, match=r"unknown teacher 'resnet1'; known: wrn16_1, wrn16_2, wrn40_1, wrn40_2"):
-        resolve("resnet1", weights=weights)
 
 
 def test_errors_are_the_rooms() -> None:

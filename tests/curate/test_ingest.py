@@ -1,0 +1,320 @@
+"""Ingest: a row for every sample, pixels where the rows say, the same bytes whatever happened on the way."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from curate import ingest as ingest_module
+from curate.corpora import Corpus, open_corpus
+from curate.corpora import base as corpora_base
+from curate.errors import CorpusEmpty
+from curate.ingest import IngestResult, find_store, ingest
+from manifests.commit import exclusive
+from manifests.errors import Busy
+from manifests.keys import content_key, pixel_hash, unreadable_key
+from manifests.read import read_manifest
+from manifests.schema import SAMPLES
+from shards import layout
+from shards.index import ShardFolder, open_store
+from shards.read import read_shard
+from shards.verify import verify
+from tests.curate.make import SIZE, contents, encode, picture, pictures, write_folder, write_tar
+
+PART = 4  # items a part, so that a small corpus has several
+BLOCK = 3
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpora_base, "PART_SIZE", PART)
+    monkeypatch.setattr(ingest_module, "block_rows", lambda size: BLOCK)
+    monkeypatch.setattr(ingest_module, "CHUNK", 2)
+
+
+def messy(root: Path) -> Path:
+    """Thirteen files: pictures, the same bytes and the same pixels again across parts, and four that are damaged."""
+    one, two = picture(1), picture(2)
+    files = {
+        "a/00.png": encode(one),
+        "a/01.bmp": encode(one, "BMP"),
+        "a/02.png": encode(two),
+        "a/03.jpg": b"",
+        "b/04.png": encode(one),
+        "b/05.jpg": b"a text",
+        "b/06.png": encode(picture(3))[:60],
+        "b/07.png": encode(picture(4, height=40, width=30)),
+        "c/08.jpg": b"",
+        "c/09.png": encode(one),
+        "c/10.png": encode(picture(5, height=2, width=30)),
+        "c/11.png": encode(two),
+        "d/12.gif": encode(picture(6) // 64 * 64, "GIF"),
+    }
+    return write_folder(root, files)
+
+
+STATUSES = {"ok": 4, "duplicate": 4, "decode_error": 4, "too_small": 1}
+
+
+def run(corpus: Corpus | Path | str, work: Path, **options: Any) -> IngestResult:
+    source = corpus if not isinstance(corpus, Path | str) else open_corpus(f"c={corpus}")
+    return ingest(source, size=SIZE, work=work, **options)
+
+
+def rows_of(store: ShardFolder) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = read_manifest(store.path, SAMPLES).to_pylist()
+    return sorted(rows, key=lambda row: str(row["uri"]))
+
+
+def undo(store: Path, *units: str) -> None:
+    for unit in units:
+        (store / "commits" / f"{unit}.json").unlink()
+
+
+# --------------------------------------------------------------------------------------------------- what is written
+
+
+def test_every_sample_has_one_row_and_its_status(tmp_path: Path) -> None:
+    told: list[int] = []
+    result = run(messy(tmp_path / "in"), tmp_path, advance=told.append)
+    rows = rows_of(result.store)
+    root = tmp_path / "in"
+    assert [row["uri"] for row in rows] == sorted(p.relative_to(root).as_posix() for p in root.rglob("*.*"))
+    assert [row["status"] for row in rows] == [
+        *("ok", "duplicate", "ok", "decode_error"),
+        *("duplicate", "decode_error", "decode_error", "ok"),
+        *("decode_error", "duplicate", "too_small", "duplicate"),
+        "ok",
+    ]
+    assert len({row["key"] for row in rows}) == len(rows) == result.decoded == sum(told) == 13
+    assert all((row["error"] is None) == (row["status"] in {"ok", "duplicate"}) for row in rows)
+    assert result.store.document["statuses"] == STATUSES
+    assert result.store.document["seen"] == 13
+    assert {row["source_label"] for row in rows} == {"a", "b", "c", "d"}
+    assert [(row["width"], row["height"]) for row in rows if "07" in row["uri"]] == [(30, 40)]
+
+
+def test_the_key_of_the_same_bytes_counts_across_parts(tmp_path: Path) -> None:
+    rows = rows_of(run(messy(tmp_path / "in"), tmp_path).store)
+    key = {row["uri"][2:4]: row["key"] for row in rows}
+    data = encode(picture(1))
+    assert [key[n] for n in ("00", "04", "09")] == [content_key(data, n) for n in range(3)]
+    assert [key[n] for n in ("03", "08")] == [content_key(b"", n) for n in range(2)]
+    original = {row["uri"][2:4]: row["duplicate_of"] for row in rows if row["duplicate_of"]}
+    assert original == {"01": key["00"], "04": key["00"], "09": key["00"], "11": key["02"]}
+
+
+def test_pixels_lie_where_the_rows_say_duplicates_too(tmp_path: Path) -> None:
+    store = run(messy(tmp_path / "in"), tmp_path).store
+    stored = {
+        (number, block, row): (key.decode(), image)
+        for number, shard in enumerate(store.shards)
+        for block, found in enumerate(read_shard(store.path, shard))
+        for row, (key, image) in enumerate(zip(found.keys, found.images_NCHW, strict=True))
+    }
+    usable = [row for row in rows_of(store) if row["pixel_hash"]]
+    assert len(stored) == store.rows() == len(usable) == STATUSES["ok"] + STATUSES["duplicate"]
+    for row in usable:
+        key, image = stored[row["shard"], row["block"], row["row"]]
+        assert (key, pixel_hash(image)) == (row["key"], row["pixel_hash"])
+    assert all(row["shard"] is row["block"] is row["row"] is None for row in rows_of(store) if not row["pixel_hash"])
+    assert [len(shard.blocks) for shard in store.shards] == [1, 1, 1, 1]
+    assert [b.block for shard in store.shards for b in shard.blocks] == [0, 1, 2, 3]
+    assert verify(store.path).problems == ()
+    assert open_store(store.path).id == store.id
+
+
+def test_blocks_are_full_but_the_last_of_a_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpora_base, "PART_SIZE", 8)
+    store = run(write_folder(tmp_path / "in", pictures(11)), tmp_path).store
+    assert [[b.rows for b in shard.blocks] for shard in store.shards] == [[3, 3, 2], [3]]
+
+
+def test_what_could_not_be_read_is_named_by_its_place(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "in", pictures(2))
+    (root / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    row = rows_of(run(root, tmp_path).store)[-1]
+    assert (row["key"], row["status"]) == (unreadable_key("c", "gone.png"), "decode_error")
+    assert row["error"]
+
+
+def test_labels_are_numbers_where_the_corpus_states_an_order(tmp_path: Path) -> None:
+    store = run(open_corpus("d=builtin:digits?n=7"), tmp_path).store
+    rows = {row["key"]: row for row in rows_of(store)}
+    classes = store.document["classes"]
+    for shard in store.shards:
+        for block in read_shard(store.path, shard):
+            assert [classes[label] for label in block.labels] == [rows[k.decode()]["source_label"] for k in block.keys]
+    plain = run(write_folder(tmp_path / "in", {"x/0.png": encode(picture(0))}), tmp_path).store
+    assert [block.labels.tolist() for s in plain.shards for block in read_shard(plain.path, s)] == [[-1]]
+    assert plain.document["classes"] is None
+    assert (plain.document["builtin"], store.document["builtin"]) == (False, True)
+
+
+def test_a_part_without_a_single_picture(tmp_path: Path) -> None:
+    files = {f"{n}.png": b"" for n in range(PART)} | {"9.png": encode(picture(0))}
+    store = run(write_folder(tmp_path / "in", files), tmp_path).store
+    assert [shard.rows for shard in store.shards] == [0, 1]
+    assert verify(store.path).problems == ()
+
+
+# ------------------------------------------------------------------------------------------------------ the same bytes
+
+
+def test_threads_and_folder_change_no_byte(tmp_path: Path) -> None:
+    root = messy(tmp_path / "in")
+    written = [contents(run(root, tmp_path / f"work{n}", threads=n).store.path) for n in (1, 2, 3)]
+    assert written[0] == written[1] == written[2]
+    assert sum(name.endswith(".tar") for name in written[0]) == 4
+
+
+def test_rerun_decodes_nothing_and_lists_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = messy(tmp_path / "in")
+    corpus = open_corpus(f"c={root}")
+    assert find_store(corpus, size=SIZE, work=tmp_path) is None
+    first = run(corpus, tmp_path)
+    before = contents(first.store.path)
+    monkeypatch.setattr(type(corpus), "parts", lambda self: pytest.fail("listed"))
+    told: list[int] = []
+    again = run(corpus, tmp_path, advance=told.append)
+    assert (again.decoded, again.store, told) == (0, first.store, [13])
+    assert contents(first.store.path) == before
+    assert find_store(corpus, size=SIZE, work=tmp_path) == first.store
+
+
+def test_another_source_size_or_name_is_another_store(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "in", pictures(3))
+    first = run(root, tmp_path).store
+    (root / "001.png").write_bytes(encode(picture(77)))
+    changed = run(root, tmp_path)
+    assert (changed.decoded, changed.store.path != first.path, changed.store.id != first.id) == (3, True, True)
+    other = ingest(open_corpus(f"c={root}"), size=SIZE * 2, work=tmp_path).store
+    renamed = ingest(open_corpus(f"d={root}"), size=SIZE, work=tmp_path).store
+    assert len({s.path for s in (first, changed.store, other, renamed)}) == 4
+    assert (first.path / "store.json").exists()  # nothing is deleted
+
+
+@pytest.mark.parametrize(
+    ("undone", "decoded"),
+    [
+        (["store"], 0),
+        (["store", "part-000003"], 1),
+        (["store", "part-000001"], 4),
+        (["store", "part-000000", "part-000002"], 8),
+        (["store", "part-000001", "part-000002", "part-000003"], 9),
+    ],
+)
+def test_a_half_made_store_is_gone_on_with(tmp_path: Path, undone: list[str], decoded: int) -> None:
+    root = messy(tmp_path / "in")
+    store = run(root, tmp_path).store.path
+    whole = contents(store)
+    undo(store, *undone)
+    (store / "shards" / "000003.tar.part").write_bytes(b"half a file")
+    (store / "store.json").unlink()
+    told: list[int] = []
+    again = run(root, tmp_path, advance=told.append)
+    assert (again.decoded, sum(told)) == (decoded, 13)
+    (store / "shards" / "000003.tar.part").unlink(missing_ok=True)
+    assert contents(store) == whole
+
+
+@pytest.mark.parametrize("name", ["samples.parquet", "shards.parquet", "store.json", "shards/000001.tar"])
+def test_a_file_that_was_lost_or_cut_is_made_again(tmp_path: Path, name: str) -> None:
+    root = messy(tmp_path / "in")
+    store = run(root, tmp_path).store.path
+    whole = contents(store)
+    (store / name).write_bytes(whole[name][:-1])
+    assert run(root, tmp_path).decoded == (4 if name.endswith(".tar") else 0)
+    assert contents(store) == whole
+    (store / name).unlink()
+    run(root, tmp_path)
+    assert contents(store) == whole
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+def test_an_empty_corpus(tmp_path: Path) -> None:
+    class Empty:
+        name, spec, classes, builtin = "e", "folder:nothing", None, False
+
+        def identity(self) -> str:
+            return "0" * 64
+
+        def parts(self) -> list[Any]:
+            return []
+
+        def read(self, part: Any) -> Any:
+            raise NotImplementedError
+
+    with pytest.raises(CorpusEmpty, match=r"corpus 'e' \(folder:nothing\) holds no images"):
+        run(Empty(), tmp_path)
+    assert not (tmp_path / "stores").exists()
+
+
+def test_two_at_once_are_refused(tmp_path: Path) -> None:
+    root = messy(tmp_path / "in")
+    store = run(root, tmp_path).store.path
+    undo(store, "store")
+    code = f"""
+import sys
+from pathlib import Path
+from manifests.commit import exclusive
+with exclusive(Path({str(store)!r})):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, cwd=Path(__file__).parents[2]) as holder:
+        assert holder.stdout
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(Busy, match=f"{store.name} is being written by process {holder.pid}"):
+            run(root, tmp_path)
+        holder.communicate()
+    assert run(root, tmp_path).decoded == 0
+    with exclusive(store):  # a finished store is read, whoever holds it
+        assert run(root, tmp_path).decoded == 0
+
+
+def test_ingest_needs_no_torch() -> None:
+    code = "import sys, curate.ingest, curate.corpora; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_the_order_of_the_file_system_changes_nothing(tmp_path: Path) -> None:
+    files = pictures(9)
+    forth = run(write_folder(tmp_path / "a" / "in", files), tmp_path / "a").store
+    back = run(write_folder(tmp_path / "b" / "in", dict(reversed(files.items()))), tmp_path / "b").store
+    assert (forth.id, contents(forth.path)["samples.parquet"]) == (back.id, contents(back.path)["samples.parquet"])
+
+
+def test_the_form_of_a_corpus_changes_uris_and_no_key(tmp_path: Path) -> None:
+    files = pictures(6)
+    folder = rows_of(run(write_folder(tmp_path / "in", files), tmp_path).store)
+    tar = rows_of(run(f"wds:{write_tar(tmp_path / 'x.tar', files)}", tmp_path).store)
+    assert {row["key"] for row in folder} == {row["key"] for row in tar}
+    assert {row["pixel_hash"] for row in folder} == {row["pixel_hash"] for row in tar}
+
+
+def test_a_block_of_the_layout_is_what_ingest_cuts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ingest_module, "block_rows", layout.block_rows)
+    monkeypatch.setattr(corpora_base, "PART_SIZE", 600)
+    store = run(open_corpus("d=builtin:digits?n=600"), tmp_path).store
+    assert [b.rows for b in store.shards[0].blocks] == [256, 256, 88]
+    assert (store.path / store.shards[0].name).stat().st_size == store.shards[0].bytes
+    images = np.concatenate([block.images_NCHW for block in read_shard(store.path, store.shards[0])])
+    assert images.shape == (600, 3, SIZE, SIZE)
+
+
+def test_nothing_of_pillows_reaches_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    cut = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x0f\x01\x02\0\xff\xff\0\0\0\0\0\0"  # a tag of 65,535 bytes
+    noisy = encode(picture(0), "JPEG", exif=cut)
+    with pytest.warns(UserWarning, match="EXIF|tag 271"):
+        Image.open(io.BytesIO(noisy)).getexif()
+    store = run(write_folder(tmp_path / "in", {"a.jpg": noisy, "b.png": encode(picture(1))}), tmp_path).store
+    assert store.document["statuses"] == {"ok": 2}
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,76 @@
+"""Killed with SIGKILL at random moments and run again: the same bytes as a run that nobody disturbed.
+
+The runs are children of a server that has imported torch once, so that a kill costs milliseconds and not seconds.
+"""
+
+import multiprocessing
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from distill.train import LAST, read_metrics
+from shards.index import ShardFolder
+from tests.distill import toys
+
+KILLS = 4
+UPDATES = {"kd": 24, "mosaickd": 60}
+PATIENCE = 60.0  # seconds for what takes one, on a machine that is busy with something else
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["tests.distill.toys"])
+
+
+def lines(out: Path) -> int:
+    return len([line for line in read_metrics(out) if "updates" in line])
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_left() -> Iterator[None]:
+    yield
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
+
+
+@pytest.mark.parametrize("method", UPDATES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_and_run_again(transfer_set: ShardFolder, weights: Path, tmp_path: Path, method: str, seed: int) -> None:
+    moment = random.Random(f"{method} {seed}")
+
+    def start(out: Path) -> "multiprocessing.context.ForkServerProcess":
+        child = SERVER.Process(target=toys.train_often, args=(method, UPDATES[method], transfer_set.path, weights, out))
+        child.start()
+        return child
+
+    undisturbed = start(tmp_path / "whole")
+    undisturbed.join(PATIENCE)
+    assert undisturbed.exitcode == 0
+    steps = lines(tmp_path / "whole")
+
+    out, resumed = tmp_path / "killed", 0
+    for number in range(KILLS):
+        resumed += (out / LAST).exists()
+        target = lines(out) + moment.randint(0, steps // KILLS - 1)
+        child, deadline = start(out), time.monotonic() + PATIENCE
+        while lines(out) < max(1, target) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(moment.random() * 0.03)  # anywhere in a step: forward, backward, a checkpoint half written
+        child.kill()
+        child.join(PATIENCE)
+        assert child.exitcode == -signal.SIGKILL, f"kill {number} came too late"
+        assert not (out / "report.json").exists()
+    assert resumed >= KILLS - 1
+
+    last = start(out)
+    last.join(PATIENCE)
+    assert last.exitcode == 0
+    for file in ("student.safetensors", "chosen.safetensors", "plan.json"):
+        assert (out / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+    for key in ("updates", "agreement"):
+        found = [line["step"] for line in read_metrics(out) if key in line]
+        assert found == [line["step"] for line in read_metrics(tmp_path / "whole") if key in line]
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == len(read_metrics(out))
+    assert not list(out.rglob("*.part"))

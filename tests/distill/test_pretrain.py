@@ -1,0 +1,162 @@
+"""Pretraining: the normaliser it measures, the card it writes, and the same resume as any run."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from distill.errors import BadLabels, DistillError
+from distill.evaluate import agreement, predictions, read_labels
+from distill.methods.supervised import SupervisedConfig
+from distill.models.student import Student
+from distill.models.teachers import load_classifier
+from distill.pretrain import PretrainConfig, channel_statistics, pretrain
+from distill.run import build_method
+from distill.train import Pace, read_metrics
+from manifests.errors import OutputConflict
+from shards.index import ShardFolder
+from shards.stream import Stream
+from tests.distill import toys
+from tests.shards import make
+
+Pretrain = Callable[..., dict[str, Any]]
+
+
+def config(**changes: Any) -> PretrainConfig:
+    return PretrainConfig(model="wrn16_1", config=SupervisedConfig(epochs=6, batch_size=16), **changes)
+
+
+@pytest.fixture
+def train(labelled: ShardFolder) -> Pretrain:
+    """``train(out, ...)`` on the coloured tiles."""
+
+    def go(out: Path, job: PretrainConfig | None = None, **how: Any) -> dict[str, Any]:
+        return pretrain(labelled, job or config(), out=out, device=toys.CPU, dataset="tiles", **how)
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def test_set(tmp_path_factory: pytest.TempPathFactory) -> ShardFolder:
+    work = tmp_path_factory.mktemp("test")
+    return toys.write_labelled_store(work, toys.write_images(work / "images", each=5, seed=9), name="unseen")
+
+
+def test_it_learns_and_says_what_it_made(train: Pretrain, test_set: ShardFolder, tmp_path: Path) -> None:
+    report = train(tmp_path / "run", test=test_set)
+    assert report == json.loads((tmp_path / "run" / "report.json").read_bytes())
+    assert (report["finished"], report["steps"], report["test_images"]) == (True, 6 * 4, 20)
+    assert report["test_accuracy"] > 0.9
+    net = load_classifier(report["weights"])
+    assert report["sha256"] == net.sha256
+    assert (net.arch, net.classes, net.input_size) == ("wrn16_1", toys.CLASSES, toys.SIZE)
+    stated = {name: net.metadata[name] for name in ("dataset", "epochs", "flip", "test_accuracy")}
+    assert stated == {
+        "dataset": "tiles",
+        "epochs": "6",
+        "flip": "true",
+        "test_accuracy": f"{report['test_accuracy']:.4f}",
+    }
+    terms = [line["cross_entropy"] for line in read_metrics(tmp_path / "run")]
+    assert terms[-1] < terms[0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_accuracy_that_the_file_states_is_of_float32(
+    train: Pretrain, test_set: ShardFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: Any
+) -> None:
+    asked: list[str] = []
+
+    def noted(predict: Student, store: ShardFolder, **how: Any) -> dict[bytes, int]:
+        asked.append(predict.dtype)
+        return predictions(predict, store, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("distill.evaluate.predictions", noted)
+        report = train(tmp_path / "run", config(dtype=dtype), test=test_set)
+    assert asked == ["float32"]
+    net = load_classifier(report["weights"])
+    found = predictions(lambda x: net(x).logits_BK, test_set, device=toys.CPU)
+    assert report["test_accuracy"] == agreement(found, read_labels(test_set, net.classes).as_dict())
+
+
+def test_the_normaliser_is_measured_on_the_data(train: Pretrain, labelled: ShardFolder, tmp_path: Path) -> None:
+    pixels = np.concatenate([b.images_BCHW for b in Stream(labelled, batch_size=64).one_epoch()]) / 255.0
+    mean, std = channel_statistics(labelled)
+    assert mean == pytest.approx(pixels.mean((0, 2, 3)), abs=6e-5)
+    assert std == pytest.approx(pixels.std((0, 2, 3)), abs=6e-5)
+    net = load_classifier(train(tmp_path / "run")["weights"])
+    assert (list(net.mean), list(net.std)) == (mean, std)
+
+
+def test_a_constant_channel_can_be_divided_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    black = np.zeros((6, 3, 8, 8), np.uint8)
+    black[:, 0, 0, 0] = np.arange(6)  # keys come from pixels
+    monkeypatch.setattr(make, "images", lambda count, **_: black[:count])
+    mean, std = channel_statistics(make.write_store(tmp_path / "store", [[6]]))
+    assert mean[1:] == [0.0, 0.0]
+    assert std == [round(1 / 255, 4)] * 3
+
+
+def test_whether_to_mirror_travels_with_the_weights(
+    train: Pretrain, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And distillation from such a teacher does the same."""
+    report = train(tmp_path / "run", config(flip=False))
+    assert load_classifier(report["weights"]).metadata["flip"] == "false"
+    for flip, path in ((False, Path(report["weights"])), (True, weights)):
+        folder = toys.write_transfer_set(tmp_path / f"set-{flip}", path)
+        method, _ = build_method(toys.run_config("kd"), folder, load_classifier(path), device=toys.CPU)
+        assert method.setup.flip is flip
+
+
+def test_slices_add_up_to_the_undisturbed_run(train: Pretrain, tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole")
+    slices = 0
+    while not (report := train(tmp_path / "sliced", pace=Pace(stop_after_s=0.1)))["finished"]:
+        slices += 1
+        assert report["weights"] is None
+        assert not (tmp_path / "sliced" / "teacher.safetensors").exists()
+    assert report["sha256"] == whole["sha256"]
+    assert (tmp_path / "sliced" / "teacher.safetensors").read_bytes() == Path(whole["weights"]).read_bytes()
+
+
+def test_a_finished_run_can_still_be_tested(train: Pretrain, test_set: ShardFolder, tmp_path: Path) -> None:
+    first = train(tmp_path / "run")
+    assert first["test_accuracy"] is None
+    assert "test_accuracy" not in load_classifier(first["weights"]).metadata
+    again = train(tmp_path / "run", test=test_set)
+    assert again["sha256"] == first["sha256"]
+    assert again["seconds"] == first["seconds"]
+    assert load_classifier(again["weights"]).metadata["test_accuracy"] == f"{again['test_accuracy']:.4f}"
+
+
+def test_the_same_seed_gives_the_same_bytes(train: Pretrain, tmp_path: Path) -> None:
+    bits = [
+        Path(train(tmp_path / name, config(seed=seed))["weights"]).read_bytes()
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    ]
+    assert bits[0] == bits[1] != bits[2]
+
+
+def test_the_global_random_state_is_left_alone(train: Pretrain, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    train(tmp_path / "run", pace=Pace(stop_after_s=1e-9))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_is_refused(train: Pretrain, transfer_set: ShardFolder, tmp_path: Path) -> None:
+    train(tmp_path / "run", pace=Pace(stop_after_s=1e-9))
+    with pytest.raises(OutputConflict, match="was made differently: seed was 0, now 1"):
+        train(tmp_path / "run", config(seed=1))
+    one_class = toys.write_labelled_store(tmp_path, toys.write_images(tmp_path / "one", classes=["grey"]), name="one")
+    with pytest.raises(DistillError, match=r"has 1 class\(es\); expected at least 2 to tell apart"):
+        pretrain(one_class, config(), out=tmp_path / "x", device=toys.CPU, dataset="one")
+    unlabelled = make.write_store(tmp_path / "store", [[20]], size=toys.SIZE)
+    with pytest.raises(BadLabels, match="20 of 20 images in corpus 'one' have no label; labelled data is needed"):
+        pretrain(unlabelled, config(), out=tmp_path / "x", device=toys.CPU, dataset="one")
+    assert not (tmp_path / "x").exists()
