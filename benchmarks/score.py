@@ -26,12 +26,12 @@ from distill.models.teachers import load_classifier, save_classifier
 from shards.stream import Stream
 
 
-def best(repeats: int, work: Callable[[int], None]) -> float:
+def best(repeats: int, work: Callable[[], object]) -> float:
     """Seconds of the fastest of some repeats."""
     seconds = []
-    for number in range(repeats):
+    for _ in range(repeats):
         start = time.perf_counter()
-        work(number)
+        work()
         seconds.append(time.perf_counter() - start)
     return min(seconds)
 
@@ -51,35 +51,35 @@ def main() -> None:
         save_classifier(work / "t", build(options.teacher, 10), classes=[str(i) for i in range(10)], **card)
         teacher = load_classifier(work / "t", dtype=choose_dtype("auto", device))
         store = ingest(open_corpus(f"textures=builtin:textures?n={options.images}"), size=32, work=work).store
-        batches = [
-            torch.from_numpy(b.images_BCHW) for b in Stream(store, batch_size=256, shuffle=False).one_epoch()
-        ]
+        batches = [torch.from_numpy(b.images_BCHW) for b in Stream(store, batch_size=256, shuffle=False).one_epoch()]
         images = sum(map(len, batches))
 
         def forward(batch: torch.Tensor) -> None:
             with torch.inference_mode():
                 teacher(batch)
 
-        def bare(number: int) -> None:
+        def bare() -> None:
             for batch in batches:
                 forward(batch)
 
-        def one_thread_a_batch(number: int) -> None:
+        def one_thread_a_batch() -> None:
             with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 list(pool.map(forward, batches))
+
+        def whole() -> None:
+            score(store, teacher, work=Path(tempfile.mkdtemp(dir=work)))  # a folder of its own: nothing is reused
 
         rate = {
             "bare_threads_in_each_layer": images / best(options.repeats, bare),
             "bare_one_thread_a_batch": images / best(options.repeats, one_thread_a_batch),
-            "curate_score": store.rows() / best(options.repeats, lambda n: _score(store, teacher, work / str(n))),
+            "curate_score": store.rows() / best(options.repeats, whole),
         }
     fastest = max(rate["bare_threads_in_each_layer"], rate["bare_one_thread_a_batch"])
-    report = {"images_per_s": {k: round(v, 1) for k, v in rate.items()}, "ratio": round(rate["curate_score"] / fastest, 3)}
+    report = {
+        "images_per_s": {k: round(v, 1) for k, v in rate.items()},
+        "ratio": round(rate["curate_score"] / fastest, 3),
+    }
     print(json.dumps({**vars(options), "dtype": teacher.dtype, **report, "hardware": hardware(device)}, indent=1))
-
-
-def _score(store, teacher, work: Path) -> None:  # type: ignore[no-untyped-def]
-    score(store, teacher, work=work)
 
 
 if __name__ == "__main__":

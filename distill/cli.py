@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from manifests.console import emit_json, new_app, note, print_table, progress, run
+from manifests.console import emit_json, new_app, note, print_table, run
+from manifests.progress import bar
 
 if TYPE_CHECKING:
     from distill.models.teachers import Classifier
@@ -92,7 +93,7 @@ def train(
         device=where,
         replace=replace,
         pace=pace,
-        progress=lambda label, total: progress(label, total, unit="steps"),
+        progress=bar,
     )
     if json:
         emit_json({"out": str(out), **report})
@@ -199,7 +200,7 @@ def pretrain(
         dataset=str(store.document["corpus"]),
         replace=replace,
         pace=Pace(stop_after_s=_seconds(stop_after)),
-        progress=lambda label, total: progress(label, total, unit="steps"),
+        progress=bar,
     )
     if json:
         emit_json({"out": str(out), **report})
@@ -244,7 +245,7 @@ def starter_teacher(arch: str, *, device: str = "auto", threads: int | None = No
         test=test_set,
         dataset=STARTER_TRAIN,
         replace=True,
-        progress=lambda label, total: progress(label, total, unit="steps"),
+        progress=bar,
     )
     _set_threads(threads or threads_before)
     return register(report["weights"])
@@ -253,11 +254,10 @@ def starter_teacher(arch: str, *, device: str = "auto", threads: int | None = No
 def _labelled(spec: str, *, size: int, work: Path, threads: int | None) -> "ShardFolder":
     """Ingest a labelled corpus."""
     from curate.corpora import open_corpus
-    from curate.ingest import ingest
+    from curate.run import ingest_shown
 
     corpus = open_corpus(spec)
-    with progress(f"ingest {corpus.name}", sum(part.count for part in corpus.parts())) as advance:
-        store = ingest(corpus, size=size, work=work, threads=threads, advance=advance).store
+    store = ingest_shown(corpus, size=size, work=work, threads=threads, progress=bar).store
     bad = store.document["seen"] - store.rows()
     if bad:
         note(f"{bad:,} of {store.document['seen']:,} samples of {corpus.name} could not be used")

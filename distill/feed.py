@@ -32,7 +32,7 @@ class Feed:
 
     def __init__(self, stream: Stream, *, device: torch.device, labels: Labels | None = None) -> None:
         self._stream, self._device, self._labels = stream, device, labels
-        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._reader = ThreadPoolExecutor(1)
         self._ahead = (stream.epoch, stream.batch)  # position of the next batch to be asked for
         self._under_way: deque[tuple[int, int, Future[_Delivery]]] = deque()

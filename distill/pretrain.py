@@ -15,8 +15,9 @@ from distill.methods.supervised import Supervised, SupervisedConfig
 from distill.models.student import Student, fresh_student
 from distill.models.teachers import Precision, save_classifier, weights_sha256
 from distill.report import REPORT
-from distill.train import Pace, Progress, silent, train
+from distill.train import Pace, train
 from manifests.commit import claimed, write_json
+from manifests.progress import Progress, silent
 from shards.index import ShardFolder
 from shards.stream import Stream
 
@@ -63,7 +64,7 @@ def pretrain(
     setup = Setup(teacher=None, student=student, device=device, steps=steps, seed=run.seed, flip=run.flip)
     plan = {**asdict(run), "data": data.id, "device": device.type}
     facts = {"dataset": dataset, "epochs": str(run.config.epochs), "flip": str(run.flip).lower()}
-    with claimed(out, plan=plan, replace=replace), progress(f"pretrain {run.model}", steps) as advance:
+    with claimed(out, plan=plan, replace=replace), progress(f"pretrain {run.model}", steps, unit="steps") as advance:
         done = train(Supervised(setup, run.config), stream, folder=out, labels=labels, pace=pace, advance=advance)
         finished = done.step == steps
         accuracy = _accuracy(student, test, classes, device) if test and finished else None

@@ -15,9 +15,10 @@ from distill.models.student import fresh_student
 from distill.models.teachers import Classifier, Precision, load_classifier, save_classifier
 from distill.recipes import find_method
 from distill.report import REPORT, SYNTHETIC_MOSAIC, read_report, write_report
-from distill.train import Pace, Progress, Progressed, silent, train
+from distill.train import Pace, Progressed, train
 from manifests.commit import claimed, write_bytes, write_json
 from manifests.keys import address
+from manifests.progress import Progress, silent
 from manifests.provenance import fingerprint
 from shards.index import ShardFolder
 from shards.page import mosaic
@@ -123,7 +124,7 @@ def distill(
         if before is not None and before["finished"] and (out / STUDENT).exists():
             return before
         judge = _Judge(folder, setup) if folder.rows("holdout") else None
-        with progress(f"{run.method} {run.student}", setup.steps) as advance:
+        with progress(f"{run.method} {run.student}", setup.steps, unit="steps") as advance:
             done = train(
                 method,
                 stream,

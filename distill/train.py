@@ -8,7 +8,6 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,23 +17,14 @@ from torch import Tensor
 
 from distill import checkpoint
 from distill.errors import BadCheckpoint, Diverged
-from distill.methods.base import Method, RealBatch
+from distill.feed import Feed, Labels
+from distill.methods.base import Method
 from manifests.commit import write_bytes
-from shards.stream import Batch, Stream
+from manifests.progress import Advance, nothing
+from shards.stream import Stream
 
 LAST = "checkpoints/last.safetensors"
 METRICS = "metrics.jsonl"
-
-Labels = Callable[[Batch], Tensor]
-"""class numbers (B,) of a batch, for labelled data"""
-
-Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""a label and a number of steps -> a context that yields ``advance(n)``"""
-
-
-def silent(label: str, total: int) -> AbstractContextManager[Callable[[int], None]]:  # noqa: ARG001  # a `Progress`
-    """Show no progress."""
-    return nullcontext(lambda n: None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +33,8 @@ class Pace:
 
     log_every: int = 20
     """steps between lines of metrics.jsonl, and between checks that the losses are finite"""
-    judge_every: int = 200
-    """steps between judgements of the student on the held-out slice"""
+    judge_every: int | None = None
+    """steps between judgements of the student on the held-out slice; None: a tenth of the run"""
     save_every_s: float = 60.0
     """seconds between checkpoints"""
     stop_after_s: float | None = None
@@ -73,7 +63,7 @@ def train(
     judge: Callable[[], float] | None = None,
     keep_best: Callable[[], None] = lambda: None,
     pace: Pace | None = None,
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Advance = nothing,
 ) -> Progressed:
     """Run ``method`` to the end of its schedule, or until ``pace.stop_after_s``; resumes from ``folder``.
 
@@ -82,31 +72,32 @@ def train(
     before: none is written until all losses up to it, and all that it holds, were seen to be finite.
     """
     pace, steps, device = pace or Pace(), method.setup.steps, method.setup.device
+    judge_every = pace.judge_every or max(1, steps // 10)
     now = _resume(method, stream, folder)
     advance(now.step)
     log = _Log(folder / METRICS, now.step)
     method.setup.student.net.train()
     started, saved, before = time.monotonic(), time.monotonic(), now.seconds
-    while now.step < steps:
-        real = [_to_device(next(stream), stream.epoch, device, labels) for _ in range(method.config.batches_per_step)]
-        terms = method.step(real, now.step)
-        now.step += 1
-        log.add(now.step, terms)
-        advance(1)
-        elapsed = time.monotonic() - started
-        stop = pace.stop_after_s is not None and elapsed >= pace.stop_after_s
-        judging = now.step % pace.judge_every == 0 or now.step == steps
-        saving = stop or now.step == steps or time.monotonic() - saved >= pace.save_every_s
-        if now.step % pace.log_every == 0 or judging or saving:
-            log.write(now.step, {"updates": now.step * method.config.updates_per_step, "seconds": before + elapsed})
-        if judge is not None and judging:
-            _judge(judge, keep_best, now, log)
-        if saving:
-            now.seconds, now.stream = before + time.monotonic() - started, stream.state()
-            checkpoint.save(folder / LAST, method.parts(), vars(now))
-            saved = time.monotonic()
-        if stop:
-            break
+    with Feed(stream, device=device, labels=labels) as feed:
+        while now.step < steps:
+            terms = method.step([feed.take() for _ in range(method.config.batches_per_step)], now.step)
+            now.step += 1
+            log.add(now.step, terms)
+            advance(1)
+            elapsed = time.monotonic() - started
+            stop = pace.stop_after_s is not None and elapsed >= pace.stop_after_s
+            judging = judge is not None and (now.step % judge_every == 0 or now.step == steps)
+            saving = stop or now.step == steps or time.monotonic() - saved >= pace.save_every_s
+            if now.step % pace.log_every == 0 or judging or saving:
+                log.write(now.step, {"updates": now.step * method.config.updates_per_step, "seconds": before + elapsed})
+            if judge is not None and judging:
+                _judge(judge, keep_best, now, log)
+            if saving:
+                now.seconds, now.stream = before + time.monotonic() - started, stream.state()
+                checkpoint.save(folder / LAST, method.parts(), vars(now))
+                saved = time.monotonic()
+            if stop:
+                break
     return now
 
 
@@ -130,20 +121,6 @@ def _resume(method: Method, stream: Stream, folder: Path) -> Progressed:
         raise BadCheckpoint(f"{path} was written by another release; delete it to start anew") from None
     stream.load_state(now.stream)
     return now
-
-
-def _to_device(batch: Batch, epoch: int, device: torch.device, labels: Labels | None) -> RealBatch:
-    images_BCHW = torch.from_numpy(batch.images_BCHW)
-    labels_B = labels(batch) if labels else None
-    if device.type == "cuda":  # pinned memory lets the copy run beside the step before
-        images_BCHW = images_BCHW.pin_memory()
-        labels_B = labels_B.pin_memory() if labels_B is not None else None
-    return RealBatch(
-        images_BCHW=images_BCHW.to(device, non_blocking=True),
-        keys=batch.keys,
-        labels_B=labels_B.to(device, non_blocking=True) if labels_B is not None else None,
-        epoch=epoch,
-    )
 
 
 class _Log:

@@ -14,10 +14,8 @@ from typing import Any
 import typer
 
 from manifests.errors import TransfersetError
-from manifests.progress import bar
 
 INTERRUPTED = 130
-progress = bar
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 """what a user's disk answers: no permission, read-only, full, over quota"""
 MISTAKEN = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST}

@@ -13,7 +13,7 @@ from distill import checkpoint
 from distill.errors import BadCheckpoint, Diverged
 from distill.methods.base import Config, Method, RealBatch, Setup, Stateful
 from distill.models.student import fresh_student
-from distill.train import LAST, METRICS, Pace, Progressed, read_metrics, silent, train
+from distill.train import LAST, METRICS, Pace, Progressed, read_metrics, train
 from shards.errors import StreamStateError
 from shards.index import ShardFolder
 from shards.stream import Batch, Stream
@@ -133,12 +133,6 @@ def test_the_last_step_is_judged_and_saved_whatever_the_pace(make: Make, tmp_pat
     assert (done.best, done.best_step) == (0.0, STEPS)
     assert steps_of(tmp_path, "loss") == [STEPS]
     assert checkpoint.load(tmp_path / LAST, make()[0].parts())["step"] == STEPS
-
-
-def test_silent_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    with silent("label", 3) as advance:
-        advance(3)
-    assert capsys.readouterr() == ("", "")
 
 
 # stopping and going on

@@ -85,7 +85,7 @@ def run_config(method: str, *, seed: int = 0, updates: int | None = None, **sett
     return RunConfig(method=method, student="wrn16_1", config=config, seed=seed, updates=updates)
 
 
-def train_often(method: str, updates: int, folder: Path, weights: Path, out: Path) -> None:  # noqa: PLR0917  # a child
+def train_often(method: str, updates: int, folder: Path, weights: Path, out: Path) -> None:
     """A run in a process of its own: a line every step, so that others can count them, and a checkpoint every step."""
     torch.set_num_threads(1)
     distill(

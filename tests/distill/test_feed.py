@@ -1,0 +1,75 @@
+"""Feed: the stream's own order, read ahead without moving the stream's position."""
+
+import pytest
+import torch
+
+from distill.feed import AHEAD, Feed
+from shards.errors import BlockDamaged
+from shards.index import ShardFolder
+from shards.stream import Batch, Stream
+
+CPU = torch.device("cpu")
+BATCH = 8
+
+
+def fresh(folder: ShardFolder) -> Stream:
+    return Stream(folder, split="train", batch_size=BATCH, seed=3)
+
+
+def test_batches_and_position_are_the_streams_own(transfer_set: ShardFolder) -> None:
+    plain, fed = fresh(transfer_set), fresh(transfer_set)
+    with Feed(fed, device=CPU) as feed:
+        for _ in range(2 * plain.batches_per_epoch + 1):  # over two epoch edges
+            expected, real = next(plain), feed.take()
+            assert real.keys.tolist() == expected.keys.tolist()
+            assert torch.equal(real.images_BCHW, torch.from_numpy(expected.images_BCHW))
+            assert real.epoch == plain.epoch
+            assert fed.state() == plain.state()  # of what was handed out, not of what was read ahead
+
+
+def test_goes_on_from_a_loaded_state(transfer_set: ShardFolder) -> None:
+    plain, fed = fresh(transfer_set), fresh(transfer_set)
+    next(plain)
+    fed.load_state(plain.state())
+    with Feed(fed, device=CPU) as feed:
+        assert feed.take().keys.tolist() == next(plain).keys.tolist()
+
+
+def test_labels_are_those_of_the_batch(transfer_set: ShardFolder) -> None:
+    with Feed(fresh(transfer_set), device=CPU, labels=lambda batch: torch.arange(len(batch.keys))) as feed:
+        labels_B = feed.take().labels_B
+    assert labels_B is not None
+    assert labels_B.tolist() == list(range(BATCH))
+
+
+def test_damage_reaches_the_caller(transfer_set: ShardFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(*arguments: object) -> None:
+        raise BlockDamaged("block 0 is damaged")
+
+    monkeypatch.setattr("shards.stream.read_block", damaged)
+    with Feed(fresh(transfer_set), device=CPU) as feed, pytest.raises(BlockDamaged, match="block 0 is damaged"):
+        feed.take()
+
+
+def test_reading_ahead_is_bounded(transfer_set: ShardFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = fresh(transfer_set)
+    read = []
+
+    def counted(epoch: int, batch: int) -> Batch:
+        read.append((epoch, batch))
+        return Stream.read(stream, epoch, batch)
+
+    monkeypatch.setattr(stream, "read", counted)
+    with Feed(stream, device=CPU) as feed:
+        feed.take()
+    assert len(read) <= AHEAD + 1
+
+
+@pytest.mark.gpu
+def test_batches_on_the_gpu_are_those_of_the_stream(transfer_set: ShardFolder) -> None:
+    plain = fresh(transfer_set)
+    with Feed(fresh(transfer_set), device=torch.device("cuda")) as feed:
+        for _ in range(20):
+            real = feed.take()
+            assert real.images_BCHW.is_cuda
+            assert torch.equal(real.images_BCHW.cpu(), torch.from_numpy(next(plain).images_BCHW))
