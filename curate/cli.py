@@ -1,5 +1,6 @@
 """The `curate` command: ingest corpora, score them, select a transfer set. Wires `distill`'s teachers in."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,11 +46,11 @@ def ingest(
     json: Json = False,
 ) -> None:
     """Decode corpora once into stores of fixed-size, hashed images."""
-    from curate.run import ingest_shown
+    from curate.ingest import ingest as ingest_corpus
 
     documents = []
     for source in _open(corpus):
-        result = ingest_shown(source, size=size, work=work, threads=threads, progress=bar)
+        result = ingest_corpus(source, size=size, work=work, threads=threads, progress=bar)
         store = result.store
         facts = {"corpus": source.name, "store": str(store.path), "id": store.id, "seen": store.document["seen"]}
         documents.append({**facts, "usable": store.rows(), "decoded": result.decoded})
@@ -57,7 +58,7 @@ def ingest(
         emit_json(documents)
     else:
         _table(documents, ["corpus", "seen", "usable", "decoded", "store"])
-    _check_bad(sum(d["seen"] for d in documents), sum(d["usable"] for d in documents), max_bad)
+    _check_bad(sum(d["seen"] for d in documents), sum(d["usable"] for d in documents), max_bad, where=work)
 
 
 @app.command()
@@ -72,7 +73,7 @@ def score(
     json: Json = False,
 ) -> None:
     """Ask the teacher about every image: prediction, confidence, entropy, margin, energy, features, logits."""
-    from curate.run import ingest_shown
+    from curate.ingest import ingest as ingest_corpus
     from curate.score import score as score_store
     from distill.device import choose_device
 
@@ -80,7 +81,7 @@ def score(
     judge = _teacher(teacher, teacher_weights, starter=not corpus, device=where, dtype=dtype, threads=threads)
     documents = []
     for source in _open(corpus):
-        store = ingest_shown(source, size=judge.input_size, work=work, threads=threads, progress=bar).store
+        store = ingest_corpus(source, size=judge.input_size, work=work, threads=threads, progress=bar).store
         with bar(f"score {source.name}", store.rows()) as advance:
             result = score_store(store, judge, work=work, device=where, threads=threads, advance=advance)
         documents.append({"corpus": source.name, "scored": store.rows(), "teacher_forwards": result.forwards})
@@ -115,6 +116,8 @@ def select(
     from curate.selection import Choice
     from distill.device import choose_device
     from distill.models.store import register
+    from manifests.commit import write_json
+    from manifests.provenance import when_and_where
 
     choice = Choice(mode=mode, budget=budget, seed=seed, holdout=holdout)
     where = choose_device(device)
@@ -124,11 +127,13 @@ def select(
         sources, judge, choice, work=work, out=out, device=where, threads=threads, replace=replace, progress=bar
     )
     write_previews(result.folder, result.selection, result.stores)
+    origin = {source.name: source.spec for source in sources}
+    write_json(out / "run.json", {"command": sys.argv, "corpora": origin, **when_and_where()})
     if teacher_weights is not None:
         register(teacher_weights, arch=teacher)  # so that `distill train` finds it from transfer-set.json
     _tell(result, out, budget=budget, json=json)
     counts = result.folder.document["counts"]
-    _check_bad(counts["seen"], counts["seen"] - counts["quarantined"], max_bad)
+    _check_bad(counts["seen"], counts["seen"] - counts["quarantined"], max_bad, where=out)
 
 
 def _open(options: list[str] | None) -> list["Corpus"]:
@@ -191,9 +196,12 @@ def _table(documents: list[dict[str, Any]], columns: list[str]) -> None:
     print_table([c.replace("_", " ") for c in columns], [[d[c] for c in columns] for d in documents])
 
 
-def _check_bad(seen: int, usable: int, max_bad: float) -> None:
+def _check_bad(seen: int, usable: int, max_bad: float, *, where: Path) -> None:
     if seen - usable > max_bad * seen:
-        note(f"curate: {seen - usable:,} of {seen:,} samples could not be used, more than --max-bad {max_bad:g} allows")
+        note(
+            f"curate: {seen - usable:,} of {seen:,} samples could not be used, more than --max-bad {max_bad:g} allows;"
+        )
+        note(f'see which: manifests sql "SELECT corpus, uri, error FROM samples WHERE error IS NOT NULL" {where}')
         raise typer.Exit(TOO_BAD)
 
 

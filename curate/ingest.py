@@ -20,7 +20,7 @@ from curate.corpora.base import Corpus, Item, Part
 from curate.decode import Transform, quiet
 from curate.errors import CorpusEmpty
 from manifests.commit import Ledger, Record, exclusive
-from manifests.progress import Advance, nothing
+from manifests.progress import Advance, Progress, silent
 from manifests.provenance import Provenance, fingerprint
 from manifests.read import read_manifest
 from manifests.schema import SAMPLES
@@ -42,41 +42,31 @@ class IngestResult:
     """images decoded in this run; 0 when the store was there already"""
 
 
-def find_store(corpus: Corpus, *, size: int, work: Path) -> ShardFolder | None:
-    """The finished store of ``corpus`` at ``size`` px below ``work``, or None; asks the corpus only who it is."""
-    folder, print_ = _place(corpus, Transform(size=size), work)
-    return open_folder(folder) if Ledger(folder).done("store", print_) else None
-
-
 def ingest(
-    corpus: Corpus, *, size: int, work: Path, threads: int | None = None, advance: Advance = nothing
+    corpus: Corpus, *, size: int, work: Path, threads: int | None = None, progress: Progress = silent
 ) -> IngestResult:
-    """Read ``corpus`` into a store of ``size`` px images below ``work``; what is there and valid is reused.
+    """Read ``corpus`` into a store of ``size`` px images below ``work``.
 
-    Every source sample gets a row, damaged ones with a status and a reason. ``advance(n)`` is told of every n samples
-    done. Raises `CorpusEmpty` if there are no samples, `Busy` if another run is at it.
+    A store that is there and valid is taken as it is: the corpus is asked who it is and not even listed. Every source
+    sample gets a row, damaged ones with a status and a reason. Raises `CorpusEmpty` if there are no samples,
+    `CorpusDamaged` for a broken container, `Busy` if another run is at it.
     """
-    if store := find_store(corpus, size=size, work=work):
-        advance(store.document["seen"])
-        return IngestResult(store=store, decoded=0)
-    parts = corpus.parts()
-    if not sum(part.count for part in parts):
-        raise CorpusEmpty(f"corpus {corpus.name!r} ({corpus.spec}) holds no images")
     transform, workers = Transform(size=size), threads or os.cpu_count() or 1
-    folder, print_ = _place(corpus, transform, work)
-    with exclusive(folder), quiet():
+    facts = {"corpus": corpus.name, "source": corpus.identity(), "transform": transform.spec, "ingest": VERSION}
+    print_ = fingerprint(facts)
+    folder = work / "stores" / f"{corpus.name}-{print_[:12]}"
+    if Ledger(folder).done("store", print_):
+        return IngestResult(store=open_folder(folder), decoded=0)
+    parts = corpus.parts()
+    total = sum(part.count for part in parts)
+    if not total:
+        raise CorpusEmpty(f"corpus {corpus.name!r} ({corpus.spec}) holds no images")
+    with exclusive(folder), quiet(), progress(f"ingest {corpus.name}", total) as advance:
         job = _Job(corpus, transform=transform, folder=folder, fingerprint=print_, workers=workers)
         for number, part in enumerate(parts):
             job.do(number, part, advance)
         job.finish()
     return IngestResult(store=open_folder(folder), decoded=job.decoded)
-
-
-def _place(corpus: Corpus, transform: Transform, work: Path) -> tuple[Path, str]:
-    """A store's folder and fingerprint."""
-    facts = {"corpus": corpus.name, "source": corpus.identity(), "transform": transform.spec, "ingest": VERSION}
-    print_ = fingerprint(facts)
-    return work / "stores" / f"{corpus.name}-{print_[:12]}", print_
 
 
 class _Job:

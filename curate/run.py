@@ -8,7 +8,7 @@ import torch
 
 from curate.corpora.base import Corpus
 from curate.errors import CorpusUnusable
-from curate.ingest import IngestResult, find_store, ingest
+from curate.ingest import ingest
 from curate.protocols import Teacher
 from curate.score import score
 from curate.selection import Choice, make_plan, select
@@ -55,7 +55,7 @@ def curate(
     stores: dict[str, ShardFolder] = {}
     decoded = forwards = 0
     for corpus in corpora:
-        ingested = ingest_shown(corpus, size=teacher.input_size, work=work, threads=threads, progress=progress)
+        ingested = ingest(corpus, size=teacher.input_size, work=work, threads=threads, progress=progress)
         stores[corpus.name] = ingested.store
         decoded += ingested.decoded
     _check_usable(stores)
@@ -79,14 +79,6 @@ def curate(
         shards_written=packed.shards_written,
         moved=packed.moved,
     )
-
-
-def ingest_shown(corpus: Corpus, *, size: int, work: Path, threads: int | None, progress: Progress) -> IngestResult:
-    """`ingest` under a progress bar. A store that is there needs no bar, and its corpus is not listed to draw one."""
-    if store := find_store(corpus, size=size, work=work):
-        return IngestResult(store=store, decoded=0)
-    with progress(f"ingest {corpus.name}", sum(part.count for part in corpus.parts())) as advance:
-        return ingest(corpus, size=size, work=work, threads=threads, advance=advance)
 
 
 def _check_usable(stores: dict[str, ShardFolder]) -> None:

@@ -56,7 +56,7 @@ def score(
     device = torch.device(device)
     facts = {"store": store.id, **teacher_facts(teacher), "device": device.type, "score": VERSION}
     print_ = fingerprint(facts)
-    folder = work / "scores" / f"{store.path.name}-{teacher.name}-{print_[:12]}"
+    folder = work / "scores" / f"{store.document['corpus']}-{teacher.name}-{print_[:12]}"
     ledger = Ledger(folder)
     if ledger.done("scores", print_):
         advance(store.rows())

@@ -103,7 +103,10 @@ def train(
     found = report["agreement"]
     if found["images"]:
         chosen = f", chosen {found['chosen']:.4f} (step {found['chosen_step']:,})" if found["chosen_step"] else ""
-        print(f"agreement with the teacher on {found['images']:,} held-out images: last {found['last']:.4f}{chosen}")
+        print(
+            f"agreement with the teacher on {found['images']:,} held-out images: last {found['last']:.4f}{chosen}; "
+            f"always naming its commonest class: {found['majority']:.4f}"
+        )
     print(f"report: {out / 'report.html'}")
 
 
@@ -223,7 +226,8 @@ def starter_teacher(arch: str, *, device: str = "auto", threads: int | None = No
     from distill.pretrain import PretrainConfig
     from distill.pretrain import pretrain as train_classifier
 
-    if (found := find_starter(arch)) is not None:
+    made = {"dataset": STARTER_TRAIN, "input_size": str(STARTER_SIZE), "epochs": str(STARTER_EPOCHS)}
+    if (found := find_starter(arch, made=made)) is not None:
         return found
     note(f"training the starter teacher ({arch} on scikit-learn's digits), once; about half a minute")
     where, folder, threads_before = choose_device(device), store_dir().parent / "starter", torch.get_num_threads()
@@ -254,10 +258,10 @@ def starter_teacher(arch: str, *, device: str = "auto", threads: int | None = No
 def _labelled(spec: str, *, size: int, work: Path, threads: int | None) -> "ShardFolder":
     """Ingest a labelled corpus."""
     from curate.corpora import open_corpus
-    from curate.run import ingest_shown
+    from curate.ingest import ingest as ingest_corpus
 
     corpus = open_corpus(spec)
-    store = ingest_shown(corpus, size=size, work=work, threads=threads, progress=bar).store
+    store = ingest_corpus(corpus, size=size, work=work, threads=threads, progress=bar).store
     bad = store.document["seen"] - store.rows()
     if bad:
         note(f"{bad:,} of {store.document['seen']:,} samples of {corpus.name} could not be used")

@@ -59,7 +59,10 @@ class LabelTable:
 
     def __call__(self, batch: Batch) -> Tensor:
         """Labels (B,) int64 of a batch."""
-        return torch.from_numpy(self.numbers[np.searchsorted(self.keys, batch.keys)])
+        at = np.minimum(np.searchsorted(self.keys, batch.keys), len(self.keys) - 1)
+        if (self.keys[at] != batch.keys).any():
+            raise BadLabels("a batch holds images that the labels do not know; they are of another store")
+        return torch.from_numpy(self.numbers[at])
 
     def as_dict(self) -> dict[bytes, int]:
         """Key -> class number."""

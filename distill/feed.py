@@ -12,7 +12,7 @@ from torch import Tensor
 from distill.methods.base import RealBatch
 from shards.stream import Batch, Stream
 
-AHEAD = 4  # batches under way: a method that wants six a step still finds most of them there
+AHEAD = 4  # batches under way beside the one asked for: a method that wants six a step finds most of them there
 
 Labels = Callable[[Batch], Tensor]
 """class numbers (B,) of a batch, for labelled data"""

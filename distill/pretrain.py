@@ -12,6 +12,7 @@ from distill.device import hardware
 from distill.errors import DistillError
 from distill.methods.base import Setup
 from distill.methods.supervised import Supervised, SupervisedConfig
+from distill.models import spec
 from distill.models.student import Student, fresh_student
 from distill.models.teachers import Precision, save_classifier, weights_sha256
 from distill.report import REPORT
@@ -35,6 +36,9 @@ class PretrainConfig:
     """whether mirrored images keep their class; stored with the weights, so that distillation does the same"""
     dtype: Precision = "float32"
 
+    def __post_init__(self) -> None:
+        spec(self.model)  # raises UnknownModel before any image is read
+
 
 def pretrain(
     data: ShardFolder,
@@ -57,6 +61,7 @@ def pretrain(
     labels = evaluate.read_labels(data, classes)
     if len(classes) < 2:
         raise DistillError(f"{data.path} has {len(classes)} class(es); expected at least 2 to tell apart")
+    tested = evaluate.read_labels(test, classes) if test else None  # refused now, not after the training
     mean, std = channel_statistics(data)
     stream = Stream(data, batch_size=run.config.batch_size, seed=run.seed)
     student = fresh_student(run.model, len(classes), mean=mean, std=std, seed=run.seed, dtype=run.dtype, device=device)
@@ -67,7 +72,7 @@ def pretrain(
     with claimed(out, plan=plan, replace=replace), progress(f"pretrain {run.model}", steps, unit="steps") as advance:
         done = train(Supervised(setup, run.config), stream, folder=out, labels=labels, pace=pace, advance=advance)
         finished = done.step == steps
-        accuracy = _accuracy(student, test, classes, device) if test and finished else None
+        accuracy = _accuracy(student, test, tested, device) if test and tested and finished else None
         if accuracy is not None:
             facts["test_accuracy"] = f"{accuracy:.4f}"
         if finished:
@@ -101,8 +106,8 @@ def channel_statistics(folder: ShardFolder) -> tuple[list[float], list[float]]:
     return [round(float(m) / 255, 4) for m in mean], [round(float(s) / 255, 4) for s in std]
 
 
-def _accuracy(student: Student, test: ShardFolder, classes: tuple[str, ...], device: torch.device) -> float:
+def _accuracy(student: Student, test: ShardFolder, labels: evaluate.LabelTable, device: torch.device) -> float:
     student.net.eval()
     student.dtype = "float32"
     found = evaluate.predictions(student, test, device=device)
-    return evaluate.agreement(found, evaluate.read_labels(test, classes).as_dict())
+    return evaluate.agreement(found, labels.as_dict())

@@ -26,7 +26,8 @@ RECIPES = {"paper": paper, "starter": starter}
 def find_method(name: str) -> type[Method]:
     """A method by name; raises `UnknownMethod`."""
     if name not in METHODS:
-        raise UnknownMethod(f"unknown method {name!r}; known: {', '.join(METHODS)}")
+        known = (method for method, found in METHODS.items() if not found.needs_labels)  # supervised is pretraining's
+        raise UnknownMethod(f"unknown method {name!r}; known: {', '.join(known)}")
     return METHODS[name]
 
 

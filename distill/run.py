@@ -1,6 +1,7 @@
 """A distillation run: from a transfer set and a teacher to a run folder with a student, its figures and a report."""
 
 import math
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from distill import evaluate
 from distill.device import hardware
 from distill.errors import DistillError
 from distill.methods.base import Config, Method, Setup
+from distill.models import spec
 from distill.models.student import fresh_student
 from distill.models.teachers import Classifier, Precision, load_classifier, save_classifier
 from distill.recipes import find_method
@@ -44,11 +46,12 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.updates is not None and self.updates < 1:
             raise DistillError(f"--updates is {self.updates}; expected at least 1")
+        spec(self.student)  # raises UnknownModel
         if find_method(self.method).needs_labels:
             raise DistillError(f"{self.method} needs labels and a transfer set has none; `distill pretrain` runs it")
 
     def plan(self, folder: ShardFolder, teacher: Classifier, *, device: torch.device) -> dict[str, Any]:
-        """What the run's output belongs to; equal plans give equal weights on the same processor."""
+        """What the run's output belongs to; equal plans give equal weights on the same processor and threads."""
         return {
             **asdict(self),
             "transfer_set": folder.id,
@@ -88,7 +91,7 @@ def build_method(
         device=device,
         steps=run.steps(stream),
         seed=run.seed,
-        flip=teacher.metadata.get("flip", "true") == "true",
+        flip=teacher.flip,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(address(run.seed, "method", run.method) >> 1)  # torch takes 63 bits
@@ -152,6 +155,8 @@ class _Judge:
         self._folder, self._setup = folder, setup
         self._teachers = self._answers(lambda images_BCHW: setup.the_teacher(images_BCHW).logits_BK)
         self.images = len(self._teachers)
+        self.majority = Counter(self._teachers.values()).most_common(1)[0][1] / self.images
+        """what naming the teacher's commonest class every time would agree to"""
 
     def __call__(self) -> float:
         net = self._setup.student.net.eval()
@@ -177,7 +182,7 @@ def _save(path: Path, run: RunConfig, folder: ShardFolder, setup: Setup) -> None
         dataset=f"transfer set {folder.id}",
         teacher=teacher.sha256,
         method=run.method,
-        flip=teacher.metadata.get("flip", "true"),
+        flip=str(teacher.flip).lower(),
     )
 
 
@@ -195,6 +200,7 @@ def _outcome(method: Method, done: Progressed, judge: _Judge | None) -> dict[str
         "agreement": {
             "split": "holdout",
             "images": judge.images if judge else 0,
+            "majority": judge.majority if judge else None,
             "last": judge() if judge else None,
             "chosen": done.best,
             "chosen_step": done.best_step,

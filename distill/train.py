@@ -3,11 +3,14 @@
 Nothing waits for the device inside a step: loss terms stay where they are and are read every `log_every` steps.
 """
 
+import contextlib
 import json
 import math
+import signal
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,16 +81,18 @@ def train(
     log = _Log(folder / METRICS, now.step)
     method.setup.student.net.train()
     started, saved, before = time.monotonic(), time.monotonic(), now.seconds
-    with Feed(stream, device=device, labels=labels) as feed:
+    with Feed(stream, device=device, labels=labels) as feed, _interruptible() as interrupted:
         while now.step < steps:
             terms = method.step([feed.take() for _ in range(method.config.batches_per_step)], now.step)
             now.step += 1
             log.add(now.step, terms)
             advance(1)
             elapsed = time.monotonic() - started
-            stop = pace.stop_after_s is not None and elapsed >= pace.stop_after_s
-            judging = judge is not None and (now.step % judge_every == 0 or now.step == steps)
-            saving = stop or now.step == steps or time.monotonic() - saved >= pace.save_every_s
+            stop = interrupted.is_set() or (pace.stop_after_s is not None and elapsed >= pace.stop_after_s)
+            last = now.step == steps
+            judging = judge is not None and (last or now.step % judge_every == 0)
+            # a judgement may replace the chosen student, so the checkpoint that says so follows at once
+            saving = stop or last or judging or time.monotonic() - saved >= pace.save_every_s
             if now.step % pace.log_every == 0 or judging or saving:
                 log.write(now.step, {"updates": now.step * method.config.updates_per_step, "seconds": before + elapsed})
             if judge is not None and judging:
@@ -98,7 +103,28 @@ def train(
                 saved = time.monotonic()
             if stop:
                 break
+        if interrupted.is_set():
+            raise KeyboardInterrupt
     return now
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """The first Ctrl-C asks the loop to save and stop after its step; the second stops at once, as ever."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # where signals do not arrive
+        yield asked
+        return
+
+    def ask(number: int, frame: object) -> None:  # noqa: ARG001  # as signal calls it
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _judge(judge: Callable[[], float], keep_best: Callable[[], None], now: Progressed, log: "_Log") -> None:

@@ -23,6 +23,9 @@ from manifests.provenance import canonical_json
 PLAN = "plan.json"
 """what an output folder is being made from; written first, so that a half-made folder is never mistaken"""
 
+PART = ".part"
+"""end of the name of a file that is being written"""
+
 LOCK = ".lock"
 HOLDER = ".lock.json"
 """who holds the lock, for the message to the second run"""
@@ -67,11 +70,12 @@ class HashingFile(io.RawIOBase):
 def atomic_file(path: Path | str) -> Iterator[HashingFile]:
     """Open ``path`` for writing so that it appears whole or not at all.
 
-    The temporary name ends in `.part`, so that no glob for `.tar` or `.parquet` ever sees half a file. After an
-    exception it is removed, after a kill the next run writes over it; a file that was there before stays.
+    The temporary name ends in `.part`, so that no glob for `.tar` or `.parquet` ever sees half a file, and holds the
+    process, so that two of them may write one file: the last wins. After an exception it is removed, after a kill the
+    next `exclusive` holder of the folder removes it; a file that was there before stays.
     """
     path = Path(path)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with part.open("wb") as raw:
@@ -204,6 +208,8 @@ def exclusive(folder: Path) -> Iterator[None]:
         raise Busy(f"{folder} is being written by {_holder(holder)}; wait for it, or choose another folder") from None
     try:
         holder.write_text(json.dumps({"pid": os.getpid(), "command": " ".join(sys.argv)}))
+        for left in folder.rglob(f"*.[0-9]*{PART}"):  # by a run that was killed
+            left.unlink()
         yield
     finally:
         holder.unlink(missing_ok=True)
@@ -242,9 +248,10 @@ def claimed(folder: Path, *, plan: Mapping[str, Any], replace: bool = False) -> 
             yield None
             return
         (folder / HOLDER).unlink()
-        moved = _aside(folder)
-        folder.replace(moved)
+        moved = _aside(folder if folder.name else folder.resolve())  # `--out .` has no name of its own
+        folder.resolve().replace(moved)
     with exclusive(folder):
+        check_claim(folder, plan=plan)  # another run may have come in between
         write_json(folder / PLAN, plan)
         yield moved
 

@@ -1,10 +1,13 @@
 """What made a file: tool version, config, teacher and parent hashes, kept in the Parquet footer.
 
-No time, host, user or path enters a footer, so that equal runs give equal bytes; volatile facts go to `run.json`.
+No time, host, user or path enters a footer, so that equal runs give equal bytes; volatile facts go to `run.json` beside
+a transfer set, and to a run's `report.json`.
 """
 
+import datetime as dt
 import hashlib
 import json
+import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
@@ -25,6 +28,13 @@ def canonical_json(value: Any) -> str:
 def fingerprint(facts: Mapping[str, Any]) -> str:
     """SHA-256 (hex) over inputs, config and schema version: what a unit of work depends on."""
     return hashlib.sha256(canonical_json({"schema_version": SCHEMA_VERSION, **facts}).encode()).hexdigest()
+
+
+def when_and_where() -> dict[str, str]:
+    """Volatile facts of a run, for its `run.json`: they may differ between runs that give equal bytes."""
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return {"finished": now, "system": platform.platform(), "python": python, "transferset": VERSION}
 
 
 @dataclass(frozen=True, kw_only=True)

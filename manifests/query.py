@@ -19,7 +19,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from manifests.errors import IntegrityError, ManifestError, QueryRefused
-from manifests.schema import TABLES
+from manifests.schema import SELECTION, TABLES
 
 SEARCH_DEPTH = 3  # a work folder holds stores/<name>/samples.parquet: two levels down, and one to spare
 LOCKED: dict[str, str | int | float | list[str]] = {
@@ -45,11 +45,16 @@ def find_manifests(folder: Path) -> dict[str, list[Path]]:
         pattern = "*/" * depth
         found = {name: sorted(folder.glob(f"{pattern}{table.file}")) for name, table in TABLES.items()}
         if any(found.values()):
-            return {name: paths for name, paths in found.items() if paths}
+            return {name: _originals(paths) for name, paths in found.items() if paths}
     raise ManifestError(
         f"{folder} holds no manifests ({', '.join(t.file for t in TABLES.values())}); "
         f"give a store, a scores folder or a transfer set, or make one with `curate select`"
     )
+
+
+def _originals(paths: list[Path]) -> list[Path]:
+    """Of a work folder the stores and scores, not the copies that its selections hold; else no row came once."""
+    return [path for path in paths if not (path.parent / SELECTION.file).exists()] or paths
 
 
 @contextlib.contextmanager

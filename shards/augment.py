@@ -27,10 +27,15 @@ def crop_and_flip(
         mirrored = (bits >> np.uint64(40)) & np.uint64(1) == 1
         columns[mirrored] = columns[mirrored, ::-1]
     device = images_BCHW.device
-    rows_BH, columns_BW = torch.from_numpy(rows).to(device), torch.from_numpy(columns).to(device)
+    rows_BH, columns_BW = (_send(torch.from_numpy(indices), device) for indices in (rows, columns))
     batch = torch.arange(len(images_BCHW), device=device)
     channel = torch.arange(images_BCHW.shape[1], device=device)
     padded = F.pad(images_BCHW, (PAD, PAD, PAD, PAD))
     return padded[
         batch[:, None, None, None], channel[None, :, None, None], rows_BH[:, None, :, None], columns_BW[:, None, None]
     ]
+
+
+def _send(indices: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """To the device without waiting for it: a copy from memory that is not pinned would."""
+    return indices.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else indices

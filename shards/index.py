@@ -140,10 +140,18 @@ def open_folder(path: Path | str) -> ShardFolder:
     """Open a transfer set or a corpus store; raises `NotAShardFolder` for anything else."""
     path = Path(path)
     document = read_document(path)
+    check_index(path, document)
     rows = read_manifest(path, SHARDS).to_pylist()
     return ShardFolder(
         path=path, id=document["id"], document=document, shards=tuple(ShardFacts.from_json(r) for r in rows)
     )
+
+
+def check_index(path: Path, document: Mapping[str, Any]) -> None:
+    """Refuse an index that is not the one the document names (`IntegrityError`): of another set, or damaged."""
+    file = path / SHARDS.file
+    if file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() != document["contents"].get(SHARDS.file):
+        raise IntegrityError(f"{file} is not the index that {path} was finished with: of another set, or damaged")
 
 
 def open_store(path: Path) -> ShardFolder:

@@ -47,7 +47,7 @@ def block_rows(size: int) -> int:
 
 
 def shard_rows(size: int) -> int:
-    """Images in a shard: whole blocks, about 64 MB of raw pixels, so that 32 px sets have tars of 50 MB."""
+    """Images in a shard: whole blocks, about 64 MB of raw pixels, read in sequence."""
     rows = block_rows(size)
     return rows * max(1, (64 << 20) // (3 * size * size * rows))
 

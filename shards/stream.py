@@ -91,7 +91,10 @@ class Stream:
                     f"cannot resume: {name} was {state.get(name)!r} when the run was saved and is {mine!r} now; "
                     f"use the same one, or start a new run"
                 )
-        self.epoch, self.batch = state["epoch"], state["batch"]
+        try:
+            self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
+        except (KeyError, TypeError, ValueError):
+            raise StreamStateError("cannot resume: the saved state lacks its epoch or batch; start a new run") from None
 
     def read(self, epoch: int, batch: int) -> Batch:
         """Batch number ``batch`` of ``epoch``."""

@@ -22,7 +22,10 @@ from curate.errors import CorpusEmpty, CorpusNotFound, UnknownCorpus
 PART_SIZE = 4096
 
 IMAGE_EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+    (
+        *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"),
+        *(".avif", ".heic", ".heif", ".jp2", ".jxl"),  # not decoded here: counted and quarantined, not passed over
+    )
 )  # compared in lower case
 
 # Part of every identity; raised when a reader's answer to the same source changes.

@@ -137,14 +137,13 @@ def _index(file: SourceFile) -> Iterator[_Sample]:
         by_key[key][extension] = (name, member)
     seen: dict[str, int] = {}
     for _, members in samples:
-        images = sorted(extension for extension, (name, _) in members.items() if is_image(name))
-        if not images:
-            continue
-        name, image = members[images[0]]
-        seen[name] = seen.get(name, 0) + 1
-        uri = f"{file.name}/{printable(name)}" + (f"#{seen[name]}" if seen[name] > 1 else "")
         label = next((extension for extension in ("cls", "json") if extension in members), None)
-        yield _Sample(uri, file.name, image, members[label][1] if label else None, label == "json")
+        for extension in sorted(members):  # a sample of several images, such as a stereo pair, gives them all
+            name, image = members[extension]
+            if is_image(name):
+                seen[name] = seen.get(name, 0) + 1
+                uri = f"{file.name}/{printable(name)}" + (f"#{seen[name]}" if seen[name] > 1 else "")
+                yield _Sample(uri, file.name, image, members[label][1] if label else None, label == "json")
 
 
 def _members(file: SourceFile) -> Iterator[tuple[str, _Member]]:

@@ -1,6 +1,8 @@
 """The teachers' store: one folder per user that holds weights by architecture and hash."""
 
+import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import platformdirs
@@ -52,8 +54,8 @@ def resolve(name: str, *, weights: Path | None = None) -> Path:
         raise UnknownTeacher(f"unknown teacher {name!r}; known: {', '.join(MODELS)}")
     if weights is not None:
         return weights
-    stored = sorted(store_dir().glob(f"{name}-{'[0-9a-f]' * 12}.safetensors"))
-    found = [path for path in stored if not read_weights(path)[1].get("dataset", "").startswith("builtin:")]
+    stored = _stored(name)
+    found = [path for path, metadata in stored.items() if not metadata.get("dataset", "").startswith("builtin:")]
     found = found or sorted(Path().glob(f"{name}*.safetensors"))
     if not found:
         raise UnknownTeacher(
@@ -82,9 +84,16 @@ def teacher_file(name: str | None, weights: Path | None, *, made_with: str | Non
     return None if name is None else resolve(name)
 
 
-def find_starter(arch: str) -> Path | None:
-    """The stored starter teacher of an architecture (its `dataset` begins with "builtin:"), or None."""
+def find_starter(arch: str, *, made: Mapping[str, str]) -> Path | None:
+    """The stored teacher of an architecture whose metadata say that it was ``made`` just so, or None."""
+    stored = _stored(arch)
+    return next((path for path, metadata in stored.items() if made.items() <= metadata.items()), None)
+
+
+def _stored(arch: str) -> dict[Path, dict[str, str]]:
+    """The store's files of an architecture and their metadata; a damaged one is as good as absent."""
+    found = {}
     for path in sorted(store_dir().glob(f"{arch}-{'[0-9a-f]' * 12}.safetensors")):
-        if read_weights(path)[1].get("dataset", "").startswith("builtin:"):
-            return path
-    return None
+        with contextlib.suppress(BadWeights):
+            found[path] = read_weights(path)[1]
+    return found

@@ -127,6 +127,7 @@ class Classifier(nn.Module):
         self.classes = card.classes
         self.feature_dim = spec(card.arch).feature_dim
         self.metadata = dict(metadata)
+        self.flip = metadata.get("flip", "true") == "true"  # whether a mirrored image is still of its class
         self.dtype: Precision = dtype
         self.register_buffer("mean_C", torch.tensor(card.mean), persistent=False)
         self.register_buffer("std_C", torch.tensor(card.std), persistent=False)

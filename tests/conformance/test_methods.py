@@ -53,10 +53,16 @@ def transfer_set(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Sha
 
 @pytest.fixture
 def build(name: str, weights: Path) -> Callable[..., Method]:
-    """``build(seed=..., dtype=..., steps=..., init=..., **settings)``: the method as before its first step."""
+    """``build(seed=..., dtype=..., steps=..., init=..., device=..., **settings)``: as before its first step."""
 
     def make(
-        seed: int = 0, dtype: Precision = "float32", steps: int = STEPS, init: int | None = None, **settings: Any
+        *,
+        seed: int = 0,
+        dtype: Precision = "float32",
+        steps: int = STEPS,
+        init: int | None = None,
+        device: torch.device = toys.CPU,
+        **settings: Any,
     ) -> Method:
         kind = METHODS[name]
         student = fresh_student(
@@ -66,10 +72,10 @@ def build(name: str, weights: Path) -> Callable[..., Method]:
             std=toys.STD,
             seed=seed if init is None else init,
             dtype=dtype,
-            device=toys.CPU,
+            device=device,
         )
-        teacher = None if kind.needs_labels else load_classifier(weights, dtype=dtype)
-        setup = Setup(teacher=teacher, student=student, device=toys.CPU, steps=steps, seed=seed, flip=True)
+        teacher = None if kind.needs_labels else load_classifier(weights, dtype=dtype, device=device)
+        setup = Setup(teacher=teacher, student=student, device=device, steps=steps, seed=seed, flip=True)
         torch.manual_seed(seed if init is None else init)
         return kind(setup, replace(kind.config_class(), **(CALM | settings)))
 
@@ -81,7 +87,7 @@ def labels(batch: Batch) -> Tensor:
     return torch.arange(len(batch.keys)) % CLASSES
 
 
-def real(number: int, *, count: int = BATCH, blank: bool = False) -> RealBatch:
+def real(number: int, *, count: int = BATCH, blank: bool = False, device: torch.device = toys.CPU) -> RealBatch:
     """Batch ``number`` of a stream of its own: noise, the brighter the higher the label."""
     draw = np.random.default_rng(number)
     labels_B = draw.integers(0, CLASSES, count)
@@ -89,9 +95,9 @@ def real(number: int, *, count: int = BATCH, blank: bool = False) -> RealBatch:
     images_BCHW = pixels.astype(np.uint8)
     keys = np.array([content_key(image) for image in images_BCHW], KEY_DTYPE)
     return RealBatch(
-        images_BCHW=torch.from_numpy(np.zeros_like(images_BCHW) if blank else images_BCHW),
+        images_BCHW=torch.from_numpy(np.zeros_like(images_BCHW) if blank else images_BCHW).to(device),
         keys=keys,
-        labels_B=torch.from_numpy(labels_B),
+        labels_B=torch.from_numpy(labels_B).to(device),
         epoch=0,
     )
 
@@ -100,7 +106,11 @@ def run(method: Method, steps: Sequence[int], *, count: int = BATCH) -> list[dic
     """The terms of each of some steps."""
     wanted = method.config.batches_per_step
     method.setup.student.net.train()
-    return [method.step([real(wanted * step + i, count=count) for i in range(wanted)], step) for step in steps]
+    device = method.setup.device
+    return [
+        method.step([real(wanted * step + i, count=count, device=device) for i in range(wanted)], step)
+        for step in steps
+    ]
 
 
 def bits(method: Method) -> dict[str, bytes]:
@@ -177,10 +187,10 @@ def test_the_global_random_state_is_neither_used_nor_moved(build: Callable[..., 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_toy_loss_falls(name: str, build: Callable[..., Method], dtype: Precision) -> None:
-    method = build(dtype=dtype, steps=30)
-    run(method, [29])  # at a rate near 0: BN statistics of its own instead of the fresh ones
+    method = build(dtype=dtype, steps=20)
+    run(method, [19])  # at a rate near 0: BN statistics of its own instead of the fresh ones
     before = loss(method)
-    terms = run(method, range(30))
+    terms = run(method, range(20))
     assert loss(method) < 0.8 * before
     assert all(term.isfinite() and term.dtype == torch.float32 for step in terms for term in step.values())
     assert all(not term.requires_grad and term.ndim == 0 for step in terms for term in step.values())
@@ -283,6 +293,20 @@ def test_a_step_waits_for_nothing(build: Callable[..., Method], monkeypatch: pyt
         run(method, [0])
     with pytest.raises(AssertionError, match="_local_scalar_dense waits"), mode():
         torch.ones(()).item()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_step_waits_for_nothing_on_a_gpu(build: Callable[..., Method], dtype: Precision) -> None:
+    method = build(dtype=dtype, device=torch.device("cuda"))
+    run(method, [0])  # the first builds libraries' handles
+    wanted = method.config.batches_per_step
+    batches = [real(i, device=torch.device("cuda")) for i in range(wanted)]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        method.step(batches, 1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 # what goes wrong

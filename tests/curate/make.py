@@ -110,8 +110,10 @@ class Toy:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder that is not a lock, by its path."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".lock"))
+    """Every file below a folder but locks and run.json, which says when; by its path."""
+    files = (
+        path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith((".lock", "run.json"))
+    )
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 

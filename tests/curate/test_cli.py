@@ -189,12 +189,13 @@ def test_without_corpus_and_weights_the_starter_says_so(
 
 
 def test_too_many_damaged_is_exit_3_and_done_all_the_same(curate: Terminal, teacher: tuple[str, ...]) -> None:
-    words = "curate: 1 of 10 samples could not be used, more than --max-bad 0.01 allows\n"
+    words = "curate: 1 of 10 samples could not be used, more than --max-bad 0.01 allows;\n"
+    where = 'see which: manifests sql "SELECT corpus, uri, error FROM samples WHERE error IS NOT NULL" '
     code, out, err = curate("ingest", "--corpus", "f=../folder", "--size", SIDE)
-    assert (code, err) == (3, words)
+    assert (code, err) == (3, f"{words}{where}.transferset\n")
     assert out.splitlines()[1].split()[:4] == ["f", "10", "9", "10"]
     code, out, err = curate("select", *teacher, "--corpus", "f=../folder", "--json", "--budget", 3)
-    assert (code, err) == (3, words)
+    assert (code, err) == (3, f"{words}{where}transfer-set\n")
     assert json.loads(out)["counts"]["quarantined"] == 1
     assert Path("transfer-set/transfer-set.json").exists()
     for fraction, wanted in ((0.1, 0), (0.09, 3)):

@@ -267,6 +267,7 @@ def test_wds_keys_labels_and_repeats(tmp_path: Path) -> None:
     assert found == [
         ("four.png", b"4", None),
         ("one.jpg", b"first in the order of extensions", "7"),
+        ("one.seg.png", b"second", "7"),  # nothing is passed over: a sample of two images gives both
         ("three.png", b"3", None),
         ("two.JPEG", b"2", "dog"),
         ("two.JPEG#2", b"again", None),

@@ -3,6 +3,8 @@
 import io
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ from curate import ingest as ingest_module
 from curate.corpora import Corpus, open_corpus
 from curate.corpora import base as corpora_base
 from curate.errors import CorpusEmpty
-from curate.ingest import IngestResult, find_store, ingest
+from curate.ingest import IngestResult, ingest
 from manifests.commit import exclusive
 from manifests.errors import Busy
 from manifests.keys import content_key, pixel_hash, unreadable_key
+from manifests.progress import Advance, Progress
 from manifests.read import read_manifest
 from manifests.schema import SAMPLES
 from shards import layout
@@ -66,6 +69,17 @@ def run(corpus: Corpus | Path | str, work: Path, **options: Any) -> IngestResult
     return ingest(source, size=SIZE, work=work, **options)
 
 
+def telling(told: list[int]) -> Progress:
+    """A progress that writes down what it is told."""
+
+    @contextmanager
+    def progress(label: str, total: int, *, unit: str = "images") -> Iterator[Advance]:
+        assert (label, unit) == ("ingest c", "images")
+        yield told.append
+
+    return progress
+
+
 def rows_of(store: ShardFolder) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = read_manifest(store.path, SAMPLES).to_pylist()
     return sorted(rows, key=lambda row: str(row["uri"]))
@@ -81,7 +95,7 @@ def undo(store: Path, *units: str) -> None:
 
 def test_every_sample_has_one_row_and_its_status(tmp_path: Path) -> None:
     told: list[int] = []
-    result = run(messy(tmp_path / "in"), tmp_path, advance=told.append)
+    result = run(messy(tmp_path / "in"), tmp_path, progress=telling(told))
     rows = rows_of(result.store)
     root = tmp_path / "in"
     assert [row["uri"] for row in rows] == sorted(p.relative_to(root).as_posix() for p in root.rglob("*.*"))
@@ -176,15 +190,13 @@ def test_threads_and_folder_change_no_byte(tmp_path: Path) -> None:
 def test_rerun_decodes_nothing_and_lists_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = messy(tmp_path / "in")
     corpus = open_corpus(f"c={root}")
-    assert find_store(corpus, size=SIZE, work=tmp_path) is None
     first = run(corpus, tmp_path)
     before = contents(first.store.path)
     monkeypatch.setattr(type(corpus), "parts", lambda self: pytest.fail("listed"))
     told: list[int] = []
-    again = run(corpus, tmp_path, advance=told.append)
-    assert (again.decoded, again.store, told) == (0, first.store, [13])
+    again = run(corpus, tmp_path, progress=telling(told))
+    assert (again.decoded, again.store, told) == (0, first.store, [])
     assert contents(first.store.path) == before
-    assert find_store(corpus, size=SIZE, work=tmp_path) == first.store
 
 
 def test_another_source_size_or_name_is_another_store(tmp_path: Path) -> None:
@@ -214,12 +226,11 @@ def test_a_half_made_store_is_gone_on_with(tmp_path: Path, undone: list[str], de
     store = run(root, tmp_path).store.path
     whole = contents(store)
     undo(store, *undone)
-    (store / "shards" / "000003.tar.part").write_bytes(b"half a file")
+    (store / "shards" / "000003.tar.1.part").write_bytes(b"half a file")
     (store / "store.json").unlink()
     told: list[int] = []
-    again = run(root, tmp_path, advance=told.append)
+    again = run(root, tmp_path, progress=telling(told))
     assert (again.decoded, sum(told)) == (decoded, 13)
-    (store / "shards" / "000003.tar.part").unlink(missing_ok=True)
     assert contents(store) == whole
 
 
@@ -263,6 +274,8 @@ def test_two_at_once_are_refused(tmp_path: Path) -> None:
     undo(store, "store")
     code = f"""
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from manifests.commit import exclusive
 with exclusive(Path({str(store)!r})):

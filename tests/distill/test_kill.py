@@ -37,7 +37,7 @@ def nobody_is_left() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("method", UPDATES)
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_and_run_again(transfer_set: ShardFolder, weights: Path, tmp_path: Path, method: str, seed: int) -> None:
     moment = random.Random(f"{method} {seed}")
 

@@ -1,6 +1,7 @@
 """mosaickd against a second, plain writing of one outer iteration, and the defects that other implementations have."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,17 @@ def test_discriminator_and_generator_see_the_same_z_and_each_student_step_a_fres
     assert len(judged.inputs) == 2 * 3  # fake, real; then fake again, through the discriminator just updated
     assert torch.equal(judged.inputs[0], judged.inputs[2])
     assert torch.equal(judged.inputs[1], real(0).images_BCHW / 255)
+
+
+def test_noise_is_addressed_by_seed_purpose_and_step(weights: Path) -> None:
+    setup = make(weights).setup
+    first = setup.noise("z", 1, (400, 10))
+    assert torch.equal(first, setup.noise("z", 1, (400, 10)))
+    others = [setup.noise("z", 2, (400, 10)), setup.noise("y", 1, (400, 10))]
+    others.append(replace(setup, seed=4).noise("z", 1, (400, 10)))
+    assert not any(torch.equal(first, other) for other in others)
+    assert first.mean().abs() < 0.1
+    assert (first.std() - 1).abs() < 0.05
 
 
 def test_the_discriminators_optimiser_is_restored(weights: Path, tmp_path: Path) -> None:

@@ -159,4 +159,6 @@ def test_what_is_refused(train: Pretrain, transfer_set: ShardFolder, tmp_path: P
     unlabelled = make.write_store(tmp_path / "store", [[20]], size=toys.SIZE)
     with pytest.raises(BadLabels, match="20 of 20 images in corpus 'one' have no label; labelled data is needed"):
         pretrain(unlabelled, config(), out=tmp_path / "x", device=toys.CPU, dataset="one")
+    with pytest.raises(BadLabels, match="20 of 20 images in corpus 'one' have no label"):
+        train(tmp_path / "x", test=unlabelled)  # before the training, not after it
     assert not (tmp_path / "x").exists()

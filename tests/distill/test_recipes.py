@@ -42,7 +42,7 @@ def test_typed_values_take_their_settings_type() -> None:
     ("recipe", "method", "changes", "words"),
     [
         ("papre", "kd", {}, "unknown recipe 'papre'; known: paper, starter"),
-        ("paper", "dk", {}, "unknown method 'dk'; known: kd, mosaickd, supervised"),
+        ("paper", "dk", {}, "unknown method 'dk'; known: kd, mosaickd"),
         ("paper", "kd", {"adv": 1}, "kd has no setting 'adv'; known: batch_size, epochs, lr, .*, temperature"),
         ("paper", "kd", {"epochs": "3.5"}, "epochs is '3.5'; expected int"),
         ("paper", "kd", {"lr": "fast"}, "lr is 'fast'; expected float"),

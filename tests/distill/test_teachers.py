@@ -73,13 +73,13 @@ def test_shared_teacher_reaches_its_stated_accuracy(shared: Path) -> None:
     assert (teacher.arch, teacher.num_classes, teacher.feature_dim, teacher.channels) == ("wrn40_2", 10, 128, 3)
     assert (teacher.classes[0], teacher.mean, teacher.input_size) == ("airplane", (0.4914, 0.4822, 0.4465), 32)
     assert teacher.name == f"wrn40_2-{teacher.sha256[:12]}"
-    table = pq.read_table(shared / "data" / "cifar10" / "test.parquet").slice(0, 1000)
+    table = pq.read_table(shared / "data" / "cifar10" / "test.parquet").slice(0, 500)
     pixels = [np.asarray(Image.open(io.BytesIO(image["bytes"]))) for image in table["image"].to_pylist()]
     images_BCHW = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
     with torch.inference_mode():
         view = teacher(images_BCHW)
     accuracy = (view.logits_BK.argmax(1) == torch.tensor(table["label"].to_pylist())).float().mean().item()
-    assert abs(accuracy - float(teacher.metadata["test_accuracy"])) < 0.03  # three standard errors of 1,000 images
+    assert abs(accuracy - float(teacher.metadata["test_accuracy"])) < 0.045  # three standard errors of 500 images
 
 
 def test_view_is_float32_and_head_is_never_quantised(tmp_path: Path) -> None:

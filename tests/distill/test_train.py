@@ -1,6 +1,8 @@
 """The loop: steps, lines, checkpoints and judgements at their pace; exact resume from wherever it was stopped."""
 
 import json
+import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,23 @@ def test_resume_is_exact_wherever_it_was_stopped(make: Make, tmp_path: Path, at:
         steps = steps_of(tmp_path / "b", key)
         assert steps == sorted(set(steps))
     assert steps_of(tmp_path / "b", "agreement") == [4, 8, 12]
+
+
+def test_ctrl_c_saves_the_step_it_came_in(make: Make, tmp_path: Path) -> None:
+    def press(step: int) -> dict[str, float]:
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return {"loss": 1.0}
+
+    before = signal.getsignal(signal.SIGINT)
+    method, stream = make(press)
+    with pytest.raises(KeyboardInterrupt):
+        train(method, stream, folder=tmp_path)
+    assert signal.getsignal(signal.SIGINT) is before
+    method, stream = make()
+    seen: list[int] = []
+    assert train(method, stream, folder=tmp_path, advance=seen.append).step == STEPS
+    assert seen[0] == 5  # steps 0 to 4 were kept
 
 
 def test_seconds_add_up_over_slices(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
