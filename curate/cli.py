@@ -130,7 +130,7 @@ def select(
     origin = {source.name: source.spec for source in sources}
     write_json(out / "run.json", {"command": sys.argv, "corpora": origin, **when_and_where()})
     if teacher_weights is not None:
-        register(teacher_weights, arch=teacher)  # so that `distill train` finds it from transfer-set.json
+        register(teacher_weights, arch=judge.arch)  # so that `distill train` finds it from transfer-set.json
     _tell(result, out, budget=budget, json=json)
     counts = result.folder.document["counts"]
     _check_bad(counts["seen"], counts["seen"] - counts["quarantined"], max_bad, where=out)
@@ -153,23 +153,21 @@ def _open(options: list[str] | None) -> list["Corpus"]:
 
 
 def _teacher(
-    arch: str, weights: Path | None, *, starter: bool, device: "torch.device", dtype: str, threads: int | None
+    name: str, weights: Path | None, *, starter: bool, device: "torch.device", dtype: str, threads: int | None
 ) -> "Classifier":
     """The teacher asked for; with the starter corpora and no weights, the starter's own."""
     from distill.cli import starter_teacher
     from distill.device import choose_dtype
-    from distill.models import spec
-    from distill.models.store import resolve
-    from distill.models.teachers import load_classifier
+    from distill.models.store import is_arch, load_teacher
 
     precision = choose_dtype(dtype, device)
-    spec(arch)  # refuses an unknown one before anything is looked up or trained
-    if weights or not starter:
-        path = resolve(arch, weights=weights)
-    else:
-        path = starter_teacher(arch, device=str(device), threads=threads)
-        note(f"no --teacher-weights given: using the starter teacher {path.stem}, trained on scikit-learn's digits")
-    return load_classifier(path, arch=arch, dtype=precision, device=device)
+    if is_arch(name) and starter and weights is None:
+        weights = starter_teacher(name, device=str(device), threads=threads)
+        note(f"no --teacher-weights given: using the starter teacher {weights.stem}, trained on scikit-learn's digits")
+    teacher = load_teacher(name, weights, dtype=precision, device=device)
+    if teacher is None:
+        raise AssertionError("a teacher was named")
+    return teacher
 
 
 def _tell(result: "Curated", out: Path, *, budget: int, json: bool) -> None:

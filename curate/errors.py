@@ -7,7 +7,7 @@ CurateError            exit 2
 ├── CorpusAmbiguous    exit 2   more than one reading fits; the option must say which
 ├── CorpusUnusable     exit 2   every image of every corpus is damaged, or has no finite score
 ├── UnknownMode        exit 2   a selection rule that does not exist
-└── CorpusDamaged      exit 4   a container (tar, Parquet file) whose structure is broken: images may be missing
+└── CorpusDamaged      exit 4   a container (tar, Parquet or IDX file) whose structure is broken: images may be missing
 """
 
 from manifests.errors import TransfersetError

@@ -1,10 +1,14 @@
-"""The `distill` command: train a student, evaluate it, pretrain a teacher. Wires curation's readers in for labels."""
+"""The `distill` command: train a student, evaluate it, pretrain a teacher. Wires curation's readers in for labels.
+
+Commands about networks (`models`, `profile`, `teachers`) are in models_cli.py and teachers_cli.py.
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from distill import models_cli, teachers_cli
 from manifests.console import emit_json, new_app, note, print_table, run
 from manifests.progress import bar
 
@@ -13,6 +17,9 @@ if TYPE_CHECKING:
     from shards.index import ShardFolder
 
 app = new_app("Train a small student from a transfer set and a teacher.")
+app.command()(models_cli.models)
+app.command()(models_cli.profile)
+app.add_typer(teachers_cli.app, name="teachers")
 
 STARTER_SIZE = 16
 """px; the digits have 8, and at 16 a WRN-40-2 learns them in well under a minute on two cores"""
@@ -37,9 +44,9 @@ def train(
     student: Annotated[str, typer.Option(help="Architecture of the student.")] = "wrn16_1",
     method: Annotated[str, typer.Option(help="kd or mosaickd.")] = "kd",
     teacher: Annotated[
-        str | None, typer.Option(help="Teacher's architecture; default: the transfer set's own teacher.")
+        str | None, typer.Option(help="Teacher's architecture or stored name; default: the transfer set's own teacher.")
     ] = None,
-    teacher_weights: Annotated[Path | None, typer.Option(help="The teacher's safetensors file.")] = None,
+    teacher_weights: Annotated[Path | None, typer.Option(help="The teacher's weights file.")] = None,
     recipe: Annotated[
         str | None, typer.Option(help="paper (published settings) or starter; default: by the transfer set.")
     ] = None,
@@ -60,6 +67,7 @@ def train(
     """Train a student on a transfer set; the same command again resumes, or shows a finished run."""
     from distill.device import choose_device, choose_dtype
     from distill.errors import DistillError, UnknownTeacher
+    from distill.models.store import load_teacher, register
     from distill.recipes import configure
     from distill.run import RunConfig, default_out, distill
     from distill.train import Pace
@@ -81,9 +89,11 @@ def train(
     config = RunConfig(method=method, student=student, config=settings, updates=updates, seed=seed, dtype=precision)
     _set_threads(threads)
     own = folder.document["teacher"]
-    the_teacher = _teacher(teacher, teacher_weights, made_with=own["sha256"], dtype=precision, device=where)
+    the_teacher = load_teacher(teacher, teacher_weights, made_with=own["sha256"], dtype=precision, device=where)
     if the_teacher is None:
         raise UnknownTeacher(f"the teacher of {shards}, {own['name']}, is not stored; pass --teacher-weights FILE")
+    if teacher_weights is not None:
+        register(teacher_weights, arch=the_teacher.arch)  # so that `distill eval` finds it from the run's plan
     out = out or default_out(config.plan(folder, the_teacher, device=where))
     report = distill(
         folder,
@@ -116,8 +126,13 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Labelled corpus, [NAME=]SPEC; default: a built-in teacher's own test set.")
     ] = None,
-    teacher: Annotated[str | None, typer.Option(help="Teacher's architecture; default: the run's own.")] = None,
-    teacher_weights: Annotated[Path | None, typer.Option(help="The teacher's safetensors file.")] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="Architecture of the networks, if their files do not say it or it is code.")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Teacher's architecture or stored name; default: the run's own.")
+    ] = None,
+    teacher_weights: Annotated[Path | None, typer.Option(help="The teacher's weights file.")] = None,
     work: Work = DEFAULT_WORK,
     device: Device = "auto",
     dtype: Dtype = "float32",
@@ -127,15 +142,15 @@ def evaluate(
     """Accuracy on labelled data, and agreement with the teacher. The only command that sees test labels."""
     from distill.device import choose_device, choose_dtype
     from distill.evaluation import evaluate_networks, load_target, run_plan, save_evaluation
+    from distill.models.store import load_teacher
 
     where = choose_device(device)
     precision = choose_dtype(dtype, where)
     _set_threads(threads)
-    networks = load_target(target, dtype=precision, device=where)
-    plan = run_plan(target)
-    own = plan["teacher"] if plan else None
-    judge = _teacher(teacher, teacher_weights, made_with=own, dtype=precision, device=where)
-    if plan and judge is None:
+    networks = load_target(target, arch=arch, dtype=precision, device=where)
+    own = (run_plan(target) or {}).get("teacher")
+    judge = load_teacher(teacher, teacher_weights, made_with=own, dtype=precision, device=where)
+    if own and judge is None:
         note("the run's teacher is not stored, so agreement with it is not known; pass --teacher-weights FILE")
     first = next(iter(networks.values()))
     spec = data or _default_data(judge or first)
@@ -158,18 +173,26 @@ def evaluate(
 
 @app.command()
 def pretrain(
-    model: Annotated[str, typer.Argument(help="Architecture, such as wrn40_2.")],
+    model: Annotated[str, typer.Argument(help="Architecture, such as wrn40_2; `distill models` lists them.")],
     data: Annotated[str, typer.Option(help="Labelled training corpus, [NAME=]SPEC.")],
     test: Annotated[str | None, typer.Option(help="Labelled test corpus, [NAME=]SPEC, used once, at the end.")] = None,
-    size: Annotated[int, typer.Option(help="Resolution in px.", min=8)] = 32,
+    size: Annotated[int | None, typer.Option(help="Resolution in px; default: the architecture's own.", min=8)] = None,
+    recipe: Annotated[
+        str, typer.Option(help="fast, digits, mosaickd, mad-cifar, mad-tiny-imagenet, mad-food101 or mad-places365.")
+    ] = "fast",
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a batch.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate of the one-cycle schedule.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate of the schedule.")] = None,
+    flip: Annotated[
+        bool | None,
+        typer.Option("--flip/--no-flip", help="Augment with mirrored images; not for digits. Default: the recipe's."),
+    ] = None,
     setting: Set = None,
-    flip: Annotated[bool, typer.Option(help="Augment with mirrored images; not for digits or letters.")] = True,
     seed: Annotated[int, typer.Option(help="Of initial weights, order and augmentation.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/pretrain-MODEL-CORPUS.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/pretrain-MODEL-CORPUS-HASH.")] = None,
     work: Work = DEFAULT_WORK,
+    register: Annotated[bool, typer.Option(help="Keep the result with your teachers, for --teacher MODEL.")] = True,
+    compile: Annotated[bool, typer.Option("--compile", help="Train through torch.compile.")] = False,
     stop_after: StopAfter = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -179,54 +202,61 @@ def pretrain(
 ) -> None:
     """Train a classifier on labelled data: a teacher, or a student's from-scratch baseline."""
     from distill.device import choose_device, choose_dtype
-    from distill.methods.supervised import SupervisedConfig
-    from distill.pretrain import PretrainConfig
+    from distill.models import spec
+    from distill.models import store as teachers
+    from distill.pretrain import PretrainConfig, default_out
     from distill.pretrain import pretrain as train_classifier
-    from distill.recipes import configure
+    from distill.recipes import configure_teacher
     from distill.train import Pace
 
-    where = choose_device(device)
-    config = configure("paper", "supervised", _typed(setting, epochs=epochs, batch_size=batch_size, lr=lr))
-    if not isinstance(config, SupervisedConfig):
-        raise AssertionError("the supervised method has another config")
-    job = PretrainConfig(model=model, config=config, seed=seed, flip=flip, dtype=choose_dtype(dtype, where))
+    where, pace = choose_device(device), Pace(stop_after_s=_seconds(stop_after))
+    changes = _typed(setting, epochs=epochs, batch_size=batch_size, lr=lr, flip=flip)
+    job = PretrainConfig(
+        model=model,
+        config=configure_teacher(recipe, changes),
+        recipe=recipe,
+        seed=seed,
+        dtype=choose_dtype(dtype, where),
+        compile=compile,
+    )
+    size = size or spec(model).input_size
+    spec(model).check_size(size)
     _set_threads(threads)
     store = _labelled(data, size=size, work=work, threads=threads)
     tested = _labelled(test, size=size, work=work, threads=threads) if test else None
-    out = out or Path("runs") / f"pretrain-{model}-{store.document['corpus']}"
+    corpus = str(store.document["corpus"])
+    out = out or default_out(job.plan(store, device=where), corpus)
     report = train_classifier(
-        store,
-        job,
-        out=out,
-        device=where,
-        test=tested,
-        dataset=str(store.document["corpus"]),
-        replace=replace,
-        pace=Pace(stop_after_s=_seconds(stop_after)),
-        progress=bar,
+        store, job, out=out, device=where, test=tested, dataset=corpus, replace=replace, pace=pace, progress=bar
     )
+    kept = teachers.register(report["weights"], arch=model).stem if register and report["finished"] else None
     if json:
-        emit_json({"out": str(out), **report})
+        emit_json({"out": str(out), "teacher": kept, **report})
     elif not report["finished"]:
         print(f"{out}: stopped at step {report['steps']:,}; run the same command again to go on")
     else:
         accuracy = report["test_accuracy"]
         tested_on = f", test accuracy {accuracy:.4f} on {report['test_images']:,} images" if tested else ""
         print(f"{report['weights']}: trained in {report['seconds']:,.0f} s{tested_on}")
-        print(f"use it with --teacher {model} --teacher-weights {report['weights']}")
+        used = f"--teacher {kept}" if kept else f"--teacher {model} --teacher-weights {report['weights']}"
+        print(f"use it with {used}; report: {out / 'report.html'}")
 
 
 def starter_teacher(arch: str, *, device: str = "auto", threads: int | None = None) -> Path:
     """Weights of the starter's teacher: `arch` trained on scikit-learn's digits, once per user, then cached."""
+    from dataclasses import replace
+
     import torch
 
     from distill.device import choose_device, choose_dtype
-    from distill.methods.supervised import SupervisedConfig
+    from distill.models import spec
     from distill.models.store import find_starter, register, store_dir
     from distill.pretrain import PretrainConfig
     from distill.pretrain import pretrain as train_classifier
+    from distill.recipes import configure_teacher
 
-    made = {"dataset": STARTER_TRAIN, "input_size": str(STARTER_SIZE), "epochs": str(STARTER_EPOCHS)}
+    spec(arch).check_size(STARTER_SIZE)
+    made = {"dataset": STARTER_TRAIN, "input_size": str(STARTER_SIZE), "epochs": str(STARTER_EPOCHS), "recipe": "fast"}
     if (found := find_starter(arch, made=made)) is not None:
         return found
     note(f"training the starter teacher ({arch} on scikit-learn's digits), once; about half a minute")
@@ -236,8 +266,7 @@ def starter_teacher(arch: str, *, device: str = "auto", threads: int | None = No
     )
     job = PretrainConfig(
         model=arch,
-        config=SupervisedConfig(epochs=STARTER_EPOCHS, batch_size=64),
-        flip=False,
+        config=replace(configure_teacher("fast", {}), epochs=STARTER_EPOCHS, batch_size=64, flip=False),
         dtype=choose_dtype("auto", where),
     )
     _set_threads(1)  # whatever the machine's cores: the same weights, and so the same hash
@@ -266,15 +295,6 @@ def _labelled(spec: str, *, size: int, work: Path, threads: int | None) -> "Shar
     if bad:
         note(f"{bad:,} of {store.document['seen']:,} samples of {corpus.name} could not be used")
     return store
-
-
-def _teacher(name: str | None, file: Path | None, *, made_with: str | None, **how: Any) -> "Classifier | None":
-    """The teacher that a user means, see `teacher_file`, or None."""
-    from distill.models.store import teacher_file
-    from distill.models.teachers import load_classifier
-
-    weights = teacher_file(name, file, made_with=made_with)
-    return load_classifier(weights, arch=name, **how) if weights is not None else None
 
 
 def _default_data(network: "Classifier") -> str:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import torch
 
 from distill.errors import DistillError
-from distill.models.teachers import Precision
+from distill.models.view import Precision
 from manifests.provenance import VERSION
 
 

@@ -11,7 +11,9 @@ import torch
 from distill.device import hardware
 from distill.errors import BadLabels, BadWeights, UnsupportedSize
 from distill.evaluate import agreement, predictions, read_labels
-from distill.models.teachers import Classifier, Precision, load_classifier
+from distill.models.teachers import Classifier, load_classifier
+from distill.models.view import Precision
+from distill.pretrain import TEACHER
 from distill.report import read_report, write_report
 from distill.run import load_run
 from manifests.commit import PLAN, write_json
@@ -25,13 +27,20 @@ def run_plan(target: Path) -> dict[str, Any] | None:
     return dict(json.loads(path.read_bytes())) if path.exists() else None
 
 
-def load_target(target: Path, *, dtype: Precision, device: torch.device) -> dict[str, Classifier]:
-    """The networks to evaluate, by name: a run's last and chosen student, or the one in a file."""
+def load_target(
+    target: Path, *, arch: str | None = None, dtype: Precision, device: torch.device
+) -> dict[str, Classifier]:
+    """The networks to evaluate, by name: a run's last and chosen student, a pretrained teacher, or the one in a file.
+
+    ``arch`` as for `load_classifier`.
+    """
+    if (target / TEACHER).exists():
+        target = target / TEACHER
     if target.is_dir():
-        return load_run(target, dtype=dtype, device=device)
+        return load_run(target, arch=arch, dtype=dtype, device=device)
     if not target.exists():
         raise BadWeights(f"{target} does not exist; expected a run folder or a weights file")
-    return {target.stem: load_classifier(target, dtype=dtype, device=device)}
+    return {target.stem: load_classifier(target, arch=arch, dtype=dtype, device=device)}
 
 
 def evaluate_networks(

@@ -1,4 +1,4 @@
-"""The page of a run: what it learned from, how it went, and what came out. Derived from the run folder alone."""
+"""The pages of runs: what was learned from, how it went, and what came out. Derived from the run folder alone."""
 
 import json
 from collections.abc import Mapping
@@ -44,6 +44,24 @@ def write_report(run: Path, report: Mapping[str, Any], folder: ShardFolder | Non
             *(transfer_set_facts(folder) if folder is not None else [("transfer set", plan["transfer_set"][:12])]),
         ],
         sections=sections,
+    )
+    write_bytes(run / PAGE, page.encode())
+
+
+def write_teacher_report(run: Path, report: Mapping[str, Any], card: Mapping[str, str]) -> None:
+    """Write the page of a pretrained classifier; ``card`` is its weights file's metadata."""
+    plan = report["run"]
+    facts = [("architecture", plan["model"]), ("trained on", f"{card['images']} images of {card['dataset']}")]
+    if report["test_accuracy"] is not None:
+        facts.append(("test accuracy", f"{_percent(report['test_accuracy'])} of {report['test_images']:,} images"))
+    page = render(
+        title=f"{plan['model']} on {card['dataset']}",
+        lead="A classifier trained on labelled data.",
+        facts=[*facts, ("time", f"{report['seconds']:,.0f} s on {report['hardware']['name']}")],
+        sections=[
+            ("Training", _training(run, read_metrics(run))),
+            ("Card", [table("The weights file", ["name", "value"], sorted(card.items()), caption="Its metadata.")]),
+        ],
     )
     write_bytes(run / PAGE, page.encode())
 

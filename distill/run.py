@@ -14,7 +14,8 @@ from distill.errors import DistillError
 from distill.methods.base import Config, Method, Setup
 from distill.models import spec
 from distill.models.student import fresh_student
-from distill.models.teachers import Classifier, Precision, load_classifier, save_classifier
+from distill.models.teachers import Classifier, load_classifier, save_classifier
+from distill.models.view import Precision
 from distill.recipes import find_method
 from distill.report import REPORT, SYNTHETIC_MOSAIC, read_report, write_report
 from distill.train import Pace, Progressed, train
@@ -114,6 +115,7 @@ def distill(
     The student of the last step is `student.safetensors`; the one that agrees best with the teacher on the held-out
     slice is `chosen.safetensors`. No test label is seen here.
     """
+    spec(run.student).check_size(folder.size)
     if teacher.input_size != folder.size:
         raise DistillError(
             f"{folder.path} holds {folder.size} px images, {teacher.name} takes {teacher.input_size} px; "
@@ -175,8 +177,8 @@ def _save(path: Path, run: RunConfig, folder: ShardFolder, setup: Setup) -> None
         path,
         setup.student.net,
         arch=run.student,
-        mean=teacher.mean,
-        std=teacher.std,
+        mean=setup.student.mean,
+        std=setup.student.std,
         classes=teacher.classes,
         input_size=teacher.input_size,
         dataset=f"transfer set {folder.id}",
@@ -209,10 +211,10 @@ def _outcome(method: Method, done: Progressed, judge: _Judge | None) -> dict[str
     }
 
 
-def load_run(folder: Path, *, dtype: Precision, device: torch.device) -> dict[str, Classifier]:
+def load_run(folder: Path, *, arch: str | None = None, dtype: Precision, device: torch.device) -> dict[str, Classifier]:
     """The students of a run folder by name: last, and chosen where one was chosen."""
     absent = [name for name in (STUDENT, REPORT) if not (folder / name).exists()]
     if absent:
         raise DistillError(f"{folder} is no finished run (no {absent[0]} in it); make one with `distill train`")
     found = {"last": folder / STUDENT, "chosen": folder / CHOSEN}
-    return {n: load_classifier(p, dtype=dtype, device=device) for n, p in found.items() if p.exists()}
+    return {n: load_classifier(p, arch=arch, dtype=dtype, device=device) for n, p in found.items() if p.exists()}

@@ -23,6 +23,7 @@ from distill.errors import BadCheckpoint, Diverged
 from distill.feed import Feed, Labels
 from distill.methods.base import Method
 from manifests.commit import write_bytes
+from manifests.keys import address
 from manifests.progress import Advance, nothing
 from shards.stream import Stream
 
@@ -81,8 +82,13 @@ def train(
     log = _Log(folder / METRICS, now.step)
     method.setup.student.net.train()
     started, saved, before = time.monotonic(), time.monotonic(), now.seconds
-    with Feed(stream, device=device, labels=labels) as feed, _interruptible() as interrupted:
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        Feed(stream, device=device, labels=labels) as feed,
+        _interruptible() as interrupted,
+    ):
         while now.step < steps:
+            torch.manual_seed(address(method.setup.seed, "layers", now.step) >> 1)  # of dropout; torch takes 63 bits
             terms = method.step([feed.take() for _ in range(method.config.batches_per_step)], now.step)
             now.step += 1
             log.add(now.step, terms)

@@ -11,16 +11,16 @@ PAD = 4  # px on every side before the crop, the CIFAR convention (He et al. 201
 
 
 def crop_and_flip(
-    images_BCHW: torch.Tensor, keys: NDArray[np.bytes_], *, seed: int, view: int, flip: bool = True
+    images_BCHW: torch.Tensor, keys: NDArray[np.bytes_], *, seed: int, view: int, flip: bool = True, pad: int = PAD
 ) -> torch.Tensor:
-    """Random crop after zero padding by 4 px, and a horizontal flip for half of the images.
+    """Random crop after zero padding by ``pad`` px, and a horizontal flip for half of the images.
 
     Works on the images' own device and dtype; only B small integers cross to it. ``view`` numbers the augmented
     versions of an image: a trainer passes the epoch. Digits and letters want ``flip=False``.
     """
     size = images_BCHW.shape[-1]
     bits = draw(keys, "crop_and_flip", seed, view)
-    span = np.uint64(2 * PAD + 1)
+    span = np.uint64(2 * pad + 1)
     rows = (bits % span).astype(np.int64)[:, None] + np.arange(size)
     columns = ((bits >> np.uint64(20)) % span).astype(np.int64)[:, None] + np.arange(size)
     if flip:
@@ -30,7 +30,7 @@ def crop_and_flip(
     rows_BH, columns_BW = (_send(torch.from_numpy(indices), device) for indices in (rows, columns))
     batch = torch.arange(len(images_BCHW), device=device)
     channel = torch.arange(images_BCHW.shape[1], device=device)
-    padded = F.pad(images_BCHW, (PAD, PAD, PAD, PAD))
+    padded = F.pad(images_BCHW, (pad, pad, pad, pad))
     return padded[
         batch[:, None, None, None], channel[None, :, None, None], rows_BH[:, None, :, None], columns_BW[:, None, None]
     ]

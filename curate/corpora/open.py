@@ -7,6 +7,7 @@ from typing import Protocol
 from curate.corpora.base import Corpus, is_pattern
 from curate.corpora.builtin import BUILTINS, BuiltinCorpus
 from curate.corpora.folder import FolderCorpus
+from curate.corpora.idx import IdxCorpus
 from curate.corpora.parquet import ParquetCorpus
 from curate.corpora.wds import WdsCorpus
 from curate.errors import CorpusAmbiguous, CorpusEmpty, CorpusNotFound, UnknownCorpus
@@ -26,6 +27,7 @@ CORPORA: dict[str, Reader] = {
     "folder": FolderCorpus,
     "wds": WdsCorpus,
     "parquet": ParquetCorpus,
+    "idx": IdxCorpus,
     "builtin": BuiltinCorpus,
 }
 
@@ -36,9 +38,9 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+]+):(.*)", re.DOTALL)  # two letters 
 def open_corpus(option: str) -> Corpus:
     """Open the corpus that `NAME=SPEC` or a bare SPEC describes (NAME is then the stem of the path).
 
-    SPEC is `folder:PATH`, `wds:PATTERN`, `parquet:PATH`, `builtin:NAME[?k=v]`, or a path. Raises UnknownCorpus for a
-    name or scheme that is not allowed, CorpusNotFound, CorpusEmpty, CorpusAmbiguous where two kinds fit a path, and
-    CorpusDamaged where a container is broken.
+    SPEC is `folder:PATH`, `wds:PATTERN`, `parquet:PATH`, `idx:PATH`, `builtin:NAME[?k=v]`, or a path. Raises
+    UnknownCorpus for a name or scheme that is not allowed, CorpusNotFound, CorpusEmpty, CorpusAmbiguous where two kinds
+    fit a path, and CorpusDamaged where a container is broken.
     """
     name, spec = _split_option(option)
     match = _SCHEME.fullmatch(spec)
@@ -75,7 +77,9 @@ def _look_inside(text: str) -> str:
         spellings = " or ".join(f"{scheme}:{text}" for scheme in fitting)
         raise CorpusAmbiguous(f"more than one kind of corpus lies in {text}; say which: {spellings}")
     if not fitting:
-        raise CorpusEmpty(f"nothing usable in {text}: no image file, no .tar, no .parquet; expected one of {_known()}")
+        raise CorpusEmpty(
+            f"nothing usable in {text}: no image file, no .tar, no .parquet, no IDX images; expected one of {_known()}"
+        )
     return fitting[0]
 
 

@@ -1,5 +1,6 @@
 """Architectures, one family a file; `MODELS` in zoo.py is the whole list."""
 
-from distill.models.zoo import MODELS, ModelSpec, Network, build, spec
+from distill.models.modelspec import ModelSpec
+from distill.models.zoo import MODELS, build, spec
 
-__all__ = ["MODELS", "ModelSpec", "Network", "build", "spec"]
+__all__ = ["MODELS", "ModelSpec", "build", "spec"]

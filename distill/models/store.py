@@ -3,14 +3,39 @@
 import contextlib
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
+import torch
 
-from distill.errors import BadWeights, UnknownTeacher
-from distill.models import MODELS
-from distill.models.teachers import read_weights, stated_arch, weights_sha256
+from distill.errors import BadWeights, UnknownModel, UnknownTeacher
+from distill.models import MODELS, spec
+from distill.models.teachers import Classifier, classifier_of, load_classifier, stored_name
+from distill.models.view import Precision
+from distill.models.weights import read_metadata, read_weights, serialise, weights_sha256
 from manifests.commit import write_bytes
+
+_DIGITS = 12  # of the hash in a stored name
+_STARTER = "builtin:"  # how the `dataset` of the starter's own teacher begins: never meant by an architecture's name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """A file in the store."""
+
+    path: Path
+    metadata: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """What the user calls it."""
+        return self.path.stem
+
+    @property
+    def arch(self) -> str:
+        """Its architecture; a file kept by an earlier version may say it by its name alone."""
+        return self.metadata.get("arch") or self.name[: -_DIGITS - 1]
 
 
 def store_dir() -> Path:
@@ -18,82 +43,170 @@ def store_dir() -> Path:
     return Path(os.environ.get("TRANSFERSET_HOME") or platformdirs.user_data_dir("transferset")) / "teachers"
 
 
-def register(path: Path | str, *, arch: str | None = None) -> Path:
-    """Copy a weights file, byte for byte, into the store, unless its weights are there; returns the stored file.
+def register(path: Path | str, *, arch: str | None = None, facts: Mapping[str, str] | None = None) -> Path:
+    """Take a weights file into the store, unless its weights are there; returns the stored file.
 
-    Raises BadWeights; `arch` as for `load_classifier`.
+    What is stored says everything of itself: its own metadata, ``facts`` over them (`mean`, `std`, `classes`, ...; as
+    strings, see card.py), and what the architecture adds. A file that says all that already is copied byte for byte.
+    Facts are also written over what a stored file says. Raises as `load_classifier` does; `arch` as there.
     """
     path = Path(path)
     tensors, metadata = read_weights(path)
-    sha256 = weights_sha256(tensors)
-    stored = find_by_hash(sha256)
-    if stored is None:
-        stored = store_dir() / f"{stated_arch(path, metadata, asked=arch)}-{sha256[:12]}.safetensors"
-        write_bytes(stored, path.read_bytes())
+    made = classifier_of(tensors, {**metadata, **(facts or {})}, arch=arch, source=str(path))
+    whole = made.metadata | made.card.to_metadata()
+    stored = store_dir() / f"{made.name}.safetensors"
+    if not _holds(stored, made.sha256) or (facts and read_metadata(stored) != whole):
+        kept = {name: tensor for name, tensor in tensors.items() if name in made.net.state_dict()}
+        says_all = metadata.items() >= whole.items() and kept.keys() == tensors.keys()
+        write_bytes(stored, path.read_bytes() if says_all else serialise(kept, whole))
     return stored
+
+
+def teachers() -> list[Stored]:
+    """What the store holds, by name; a damaged file is as good as absent."""
+    found = []
+    for path in sorted(store_dir().glob(f"*-{'[0-9a-f]' * _DIGITS}.safetensors")):
+        with contextlib.suppress(BadWeights):
+            found.append(Stored(path=path, metadata=read_metadata(path)))
+    return found
+
+
+def find(name: str) -> Stored:
+    """The stored teacher of that architecture, or of that name or a beginning of it that reaches into its hash.
+
+    Raises UnknownTeacher unless it is exactly one.
+    """
+    return _one(_called(name), name, "the store")
+
+
+def remove(name: str) -> Path:
+    """Delete a stored teacher; returns the file that was. Raises UnknownTeacher, see `find`."""
+    path = find(name).path
+    path.unlink()
+    return path
 
 
 def find_by_hash(sha256: str) -> Path | None:
     """The stored file whose tensors have that hash (read and hashed anew), or None."""
-    for path in sorted(store_dir().glob(f"*-{sha256[:12]}.safetensors")):
-        try:
-            if weights_sha256(read_weights(path)[0]) == sha256:
-                return path
-        except BadWeights:
-            continue  # damaged since: as good as absent, and `register` writes it anew
-    return None
+    paths = sorted(store_dir().glob(f"*-{sha256[:_DIGITS]}.safetensors"))
+    return next((path for path in paths if _holds(path, sha256)), None)
+
+
+def _holds(path: Path, sha256: str) -> bool:
+    """Whether a file's tensors have that hash; one that is damaged since is as good as absent."""
+    with contextlib.suppress(BadWeights):
+        return weights_sha256(read_weights(path)[0]) == sha256
+    return False
 
 
 def resolve(name: str, *, weights: Path | None = None) -> Path:
     """The weights file that `--teacher name [--teacher-weights FILE]` means.
 
-    FILE if given; else the one stored teacher of that architecture (the starter's own, whose `dataset` begins with
-    "builtin:", is never meant); else the one `<name>*.safetensors` in the working folder. Raises UnknownTeacher.
+    FILE if given; else the stored teacher that `find` finds; else the one file in the working folder that is called by
+    that name, with or without something after it, and is .safetensors or .pth. Raises UnknownTeacher.
     """
-    if name not in MODELS:
-        raise UnknownTeacher(f"unknown teacher {name!r}; known: {', '.join(MODELS)}")
     if weights is not None:
         return weights
-    stored = _stored(name)
-    found = [path for path, metadata in stored.items() if not metadata.get("dataset", "").startswith("builtin:")]
-    found = found or sorted(Path().glob(f"{name}*.safetensors"))
-    if not found:
+    if found := _called(name):
+        return _one(found, name, "the store").path
+    begin = stored_name(name, "").removesuffix("-")
+    files = [path for suffix in ("safetensors", "pth") for path in Path().glob(f"*.{suffix}")]
+    here = sorted(path for path in files if _begins(path.stem, begin))
+    if not here:
+        stored = ", ".join(teacher.name for teacher in teachers())
         raise UnknownTeacher(
-            f"no weights for teacher {name!r} in the store or the working folder;"
-            " pass --teacher-weights FILE, or train one with `distill pretrain`"
+            f"no weights for teacher {name!r} in the store ({stored or 'empty'}) or the working folder;\n"
+            "pass --teacher-weights FILE, keep one with `distill teachers add FILE`, or train one: `distill pretrain`"
         )
-    if len(found) > 1:
-        raise UnknownTeacher(
-            f"{len(found)} weights files for teacher {name!r}; pick one with --teacher-weights:"
-            f" {', '.join(map(str, found))}"
-        )
-    return found[0]
+    return _one([Stored(path=path, metadata={}) for path in here], name, "the working folder").path
 
 
 def teacher_file(name: str | None, weights: Path | None, *, made_with: str | None) -> Path | None:
     """The weights file that a command means whose input was made with the teacher of hash ``made_with``.
 
-    FILE if given; else that teacher, if it is stored and nobody named another architecture; else what `resolve` finds
-    by ``name``; None if that is not given either.
+    FILE if given; else that teacher, if it is stored and nobody named another; else what `resolve` finds by ``name``;
+    None if that is not given either.
     """
     if weights is not None:
         return weights
     own = find_by_hash(made_with) if made_with else None
-    if own is not None and (name is None or own.name.startswith(f"{name}-")):
+    if own is not None and (name is None or _is_named(name, own.stem) or stored_name(name, "") == own.stem[:-_DIGITS]):
         return own
     return None if name is None else resolve(name)
 
 
+def load_teacher(
+    name: str | None,
+    weights: Path | None,
+    *,
+    made_with: str | None = None,
+    dtype: Precision = "float32",
+    device: torch.device | str = "cpu",
+) -> Classifier | None:
+    """The teacher that a command means, see `teacher_file`, or None. Raises UnknownTeacher, and as `load_classifier`.
+
+    A stored file whose tensors are no longer those that its name tells is refused as BadWeights.
+    """
+    arch = name if name is not None and is_arch(name) else None
+    path = teacher_file(name, weights, made_with=made_with)
+    if path is None:
+        return None
+    own = path.parent == store_dir()
+    if own and arch is None and "arch" not in (metadata := read_metadata(path)):
+        arch = Stored(path=path, metadata=metadata).arch
+    teacher = load_classifier(path, arch=arch, dtype=dtype, device=device)
+    if own and not path.stem.endswith(teacher.sha256[:_DIGITS]):
+        raise BadWeights(
+            f"the stored teacher {path.stem} is damaged: the hash of its tensors is now {teacher.sha256[:_DIGITS]};\n"
+            f"delete it with `distill teachers remove {path.stem}` and add it again"
+        )
+    return teacher
+
+
+def is_arch(name: str) -> bool:
+    """Whether a name is an architecture's, and not a stored teacher's own. Raises UnknownTeacher if it is neither."""
+    try:
+        return spec(name).name == name
+    except UnknownModel as error:
+        if any(_is_named(name, teacher.name) for teacher in teachers()):
+            return False
+        raise UnknownTeacher(str(error).replace("unknown model", "unknown teacher")) from None
+
+
 def find_starter(arch: str, *, made: Mapping[str, str]) -> Path | None:
     """The stored teacher of an architecture whose metadata say that it was ``made`` just so, or None."""
-    stored = _stored(arch)
-    return next((path for path, metadata in stored.items() if made.items() <= metadata.items()), None)
+    wanted = {"arch": arch, **made}.items()
+    return next((teacher.path for teacher in teachers() if wanted <= teacher.metadata.items()), None)
 
 
-def _stored(arch: str) -> dict[Path, dict[str, str]]:
-    """The store's files of an architecture and their metadata; a damaged one is as good as absent."""
-    found = {}
-    for path in sorted(store_dir().glob(f"{arch}-{'[0-9a-f]' * 12}.safetensors")):
-        with contextlib.suppress(BadWeights):
-            found[path] = read_weights(path)[1]
-    return found
+def _called(name: str) -> list[Stored]:
+    """The stored teachers that a name means: by architecture all but the starter's, or by their own name."""
+    found = teachers()
+    by_arch = [teacher for teacher in found if teacher.arch == name and not _is_starter(teacher)]
+    return by_arch or [teacher for teacher in found if _is_named(name, teacher.name)]
+
+
+def _is_named(name: str, stored: str) -> bool:
+    """Whether a name is a stored file's own, or a beginning of it that reaches into its hash."""
+    return stored.startswith(name) and len(name) > len(stored) - _DIGITS
+
+
+def _begins(stem: str, begin: str) -> bool:
+    """Whether a file is called by a name that ends there: `alexnet` begins alexnet-cifar10, but not alexnet_half."""
+    longer = [other for other in MODELS if other.startswith(begin) and other != begin]
+    cut = stem.startswith(begin) and not stem[len(begin) : len(begin) + 1].isalnum()
+    return cut and not any(stem.startswith(other) for other in longer)
+
+
+def _is_starter(teacher: Stored) -> bool:
+    return teacher.metadata.get("dataset", "").startswith(_STARTER)
+
+
+def _one(found: list[Stored], name: str, where: str) -> Stored:
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise UnknownTeacher(f"no teacher {name!r} in {where}; `distill teachers` lists them")
+    options = ", ".join(teacher.name if where == "the store" else str(teacher.path) for teacher in found)
+    how = "name one of them: --teacher" if where == "the store" else "pick one with --teacher-weights:"
+    raise UnknownTeacher(f"{len(found)} teachers {name!r} in {where}; {how} {options}")

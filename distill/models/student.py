@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from distill.models import Network, build
-from distill.models.teachers import Precision, view
+from distill.models import spec
+from distill.models.card import fit_normaliser
+from distill.models.view import Precision, Probe
 from manifests.keys import address
 
 
@@ -17,17 +18,19 @@ class Student(nn.Module):
     std_C: Tensor
 
     def __init__(
-        self, net: Network, *, mean: Sequence[float], std: Sequence[float], dtype: Precision = "float32"
+        self, net: nn.Module, *, head: str, mean: Sequence[float], std: Sequence[float], dtype: Precision = "float32"
     ) -> None:
         super().__init__()
         self.net = net.to(memory_format=torch.channels_last) if dtype == "bfloat16" else net
         self.dtype: Precision = dtype
-        self.register_buffer("mean_C", torch.tensor(list(mean)), persistent=False)
-        self.register_buffer("std_C", torch.tensor(list(std)), persistent=False)
+        self.mean, self.std = tuple(mean), tuple(std)
+        self._probe = Probe(self.net, head=head)
+        self.register_buffer("mean_C", torch.tensor(self.mean), persistent=False)
+        self.register_buffer("std_C", torch.tensor(self.std), persistent=False)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """logits_BK."""
-        return view(self.net, images_BCHW, mean_C=self.mean_C, std_C=self.std_C, dtype=self.dtype).logits_BK
+        return self._probe(images_BCHW, mean_C=self.mean_C, std_C=self.std_C, dtype=self.dtype).logits_BK
 
 
 def fresh_student(
@@ -40,8 +43,13 @@ def fresh_student(
     dtype: Precision,
     device: torch.device,
 ) -> Student:
-    """A student in training mode whose weights depend on architecture, classes and seed alone; raises UnknownModel."""
+    """A student in training mode whose weights depend on architecture, classes and seed alone; raises UnknownModel.
+
+    The normaliser is the teacher's, fitted to the student where one of them is grey and the other is not.
+    """
+    model = spec(arch)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(address(seed, "student", arch) >> 1)  # torch takes 63 bits
-        net = build(arch, num_classes)
-    return Student(net, mean=mean, std=std, dtype=dtype).to(device)
+        net = model.build(num_classes)
+    mean, std = fit_normaliser(mean, std, channels=model.channels)
+    return Student(net, head=model.head, mean=mean, std=std, dtype=dtype).to(device)

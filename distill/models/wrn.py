@@ -72,13 +72,10 @@ class WideResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         nn.init.zeros_(self.fc.bias)
 
-    def features(self, images_BCHW: Tensor) -> Tensor:
-        """The last linear layer's input, features_BD with D = 64 x widen_factor, of normalised float images."""
-        maps_BCHW = self.block3(self.block2(self.block1(self.conv1(images_BCHW))))
-        # in float32 even under autocast: rounding the mean to bfloat16 would undo what averaging gains
-        return F.relu(self.bn1(maps_BCHW)).mean(dim=(2, 3), dtype=torch.float32)
-
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """Logits before softmax, logits_BK, of normalised float images."""
-        logits_BK: Tensor = self.fc(self.features(images_BCHW))
+        maps_BCHW = self.block3(self.block2(self.block1(self.conv1(images_BCHW))))
+        # in float32 even under autocast: rounding the mean to bfloat16 would undo what averaging gains
+        features_BD = F.relu(self.bn1(maps_BCHW)).mean(dim=(2, 3), dtype=torch.float32)
+        logits_BK: Tensor = self.fc(features_BD)
         return logits_BK

@@ -370,7 +370,9 @@ def test_config_is_validated(name: str) -> None:
     default = kind()
     for field in fields(kind):
         value = getattr(default, field.name)
-        wrong: list[Any] = ["nonsense"] if isinstance(value, str) else [-1, 0] if field.type is int else [-0.5, np.nan]
+        wrong: list[Any] = [-1, 0][: 2 - (field.metadata.get("least") == 0)] if field.type is int else [-0.5, np.nan]
+        if isinstance(value, str | bool):
+            wrong = ["nonsense"]
         for bad in wrong:
             with pytest.raises(DistillError, match=f"{field.name} is .*{bad}.*; expected"):
                 replace(default, **{field.name: bad})

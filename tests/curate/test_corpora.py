@@ -89,7 +89,7 @@ def test_a_name_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.Monk
         ("x=no/*.tar", CorpusNotFound, r"no such file: no/\*.tar"),
         ("parquet:no.parquet", CorpusNotFound, r"no such file: no.parquet"),
         ("digits", CorpusNotFound, r"did you mean builtin:digits\?"),
-        ("x=s3://bucket/a.tar", UnknownCorpus, r"unknown corpus scheme 's3'.*known: folder:, wds:, parquet:, builtin:"),
+        ("x=s3://bucket/a.tar", UnknownCorpus, r"corpus scheme 's3'.*known: folder:, wds:, parquet:, idx:, builtin:"),
         ("my data=photos", UnknownCorpus, r"corpus name 'my data'.*letters, digits"),
         ("=photos", UnknownCorpus, r"corpus name ''"),
         ("x=", UnknownCorpus, r"empty corpus in 'x='.*NAME=SPEC"),
@@ -125,7 +125,7 @@ def test_two_kinds_in_one_folder_are_ambiguous(tmp_path: Path) -> None:
 def test_empty_places(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     for option, words in [
-        (str(tmp_path), "no image file, no .tar, no .parquet"),
+        (str(tmp_path), "no image file, no .tar, no .parquet, no IDX images"),
         (str(tmp_path / "notes.txt"), "nothing usable"),
         (f"folder:{tmp_path}", "no image file"),
         (f"wds:{tmp_path}", r"no \*.tar file in the folder"),

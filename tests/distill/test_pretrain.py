@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from distill.errors import BadLabels, DistillError
+from distill.errors import BadLabels, DistillError, UnsupportedSize
 from distill.evaluate import agreement, predictions, read_labels
 from distill.methods.supervised import SupervisedConfig
 from distill.models.student import Student
 from distill.models.teachers import load_classifier
-from distill.pretrain import PretrainConfig, channel_statistics, pretrain
+from distill.pretrain import PretrainConfig, channel_statistics, default_out, pretrain
 from distill.run import build_method
 from distill.train import Pace, read_metrics
 from manifests.errors import OutputConflict
@@ -71,8 +72,10 @@ def test_the_accuracy_that_the_file_states_is_of_float32(
 ) -> None:
     asked: list[str] = []
 
-    def noted(predict: Student, store: ShardFolder, **how: Any) -> dict[bytes, int]:
-        asked.append(predict.dtype)
+    def noted(predict: Callable[..., Any], store: ShardFolder, **how: Any) -> dict[bytes, int]:
+        student = predict.__self__  # type: ignore[attr-defined]
+        assert isinstance(student, Student)
+        asked.append(student.dtype)
         return predictions(predict, store, **how)
 
     with monkeypatch.context() as patch:
@@ -106,7 +109,7 @@ def test_whether_to_mirror_travels_with_the_weights(
     train: Pretrain, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And distillation from such a teacher does the same."""
-    report = train(tmp_path / "run", config(flip=False))
+    report = train(tmp_path / "run", replace(config(), config=SupervisedConfig(epochs=6, batch_size=16, flip=False)))
     assert load_classifier(report["weights"]).metadata["flip"] == "false"
     for flip, path in ((False, Path(report["weights"])), (True, weights)):
         folder = toys.write_transfer_set(tmp_path / f"set-{flip}", path)
@@ -147,6 +150,69 @@ def test_the_global_random_state_is_left_alone(train: Pretrain, tmp_path: Path) 
     before = torch.get_rng_state()
     train(tmp_path / "run", pace=Pace(stop_after_s=1e-9))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("compile", [False, pytest.param(True, marks=pytest.mark.slow)])  # half a minute
+def test_a_grey_network_learns_from_luma(tmp_path: Path, compile: bool) -> None:
+    """And its file's normaliser is of one channel; through torch.compile it does the same."""
+    big = [
+        toys.write_labelled_store(tmp_path / name, toys.write_images(tmp_path / f"{name}-images", seed=n), size=32)
+        for n, name in enumerate(("train", "test"))
+    ]
+    job = PretrainConfig(
+        model="lenet5_half",
+        config=SupervisedConfig(epochs=4, batch_size=16, lr=0.02, pad=0, flip=False),
+        compile=compile,
+    )
+    report = pretrain(big[0], job, out=tmp_path / "run", device=toys.CPU, dataset="tiles", test=big[1])
+    net = load_classifier(report["weights"])
+    assert (net.channels, net.feature_dim, len(net.mean), len(net.std)) == (1, 84, 1, 1)
+    pixels = np.concatenate([b.images_BCHW for b in Stream(big[0], batch_size=64).one_epoch()]) / 255.0
+    grey = pixels.transpose(0, 2, 3, 1) @ np.array([0.299, 0.587, 0.114])
+    assert (net.mean[0], net.std[0]) == pytest.approx((grey.mean(), grey.std()), abs=6e-5)
+    terms = [line["cross_entropy"] for line in read_metrics(tmp_path / "run")]
+    assert terms[-1] < 1.3  # chance: ln 4 = 1.39
+    assert report["run"]["compile"] is compile
+
+
+def test_dropout_too_resumes_exactly(tmp_path: Path) -> None:
+    data = toys.write_labelled_store(tmp_path, toys.write_images(tmp_path / "images", each=8), size=32)
+    job = PretrainConfig(model="alexnet_half", config=SupervisedConfig(epochs=2, batch_size=8, lr=0.01))
+    found = []
+    for name, stop in (("whole", None), ("sliced", 1e-9)):
+        report: dict[str, Any] = {"finished": False}
+        while not report["finished"]:
+            torch.rand(7)  # whatever else the process drew in between
+            report = pretrain(
+                data, job, out=tmp_path / name, device=toys.CPU, dataset="tiles", pace=Pace(stop_after_s=stop)
+            )
+        found.append(Path(report["weights"]).read_bytes())
+    assert found[0] == found[1]
+
+
+def test_a_size_that_the_network_cannot_take(train: Pretrain, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedSize, match="lenet5 cannot work at 8 px; it takes images of at least 32 px a side"):
+        train(tmp_path / "run", replace(config(), model="lenet5"))
+    with pytest.raises(UnsupportedSize, match="alexnet cannot work at 8 px; it takes images of 31 to 38 px a side"):
+        train(tmp_path / "run", replace(config(), model="alexnet"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_page_shows_the_card(train: Pretrain, test_set: ShardFolder, tmp_path: Path) -> None:
+    report = train(tmp_path / "run", test=test_set)
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    card = load_classifier(report["weights"]).metadata
+    assert all(value in page for name, value in card.items() if name != "classes")
+    assert f"{100 * report['test_accuracy']:.2f} % of 20 images" in page
+    assert "cross_entropy" in page
+
+
+def test_equal_plans_share_a_default_folder(labelled: ShardFolder) -> None:
+    plans = [config(seed=seed).plan(labelled, device=toys.CPU) for seed in (0, 0, 1)]
+    outs = [default_out(plan, "tiles") for plan in plans]
+    assert outs[0] == outs[1] != outs[2]
+    assert outs[0].as_posix().startswith("runs/pretrain-wrn16_1-tiles-")
+    assert len(default_out({**plans[0], "model": "torchvision:resnet18"}, "tiles").parts) == 2
 
 
 def test_what_is_refused(train: Pretrain, transfer_set: ShardFolder, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Recipes: whole configs by name, changed by what a user typed."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +9,9 @@ from distill.errors import DistillError, UnknownMethod
 from distill.methods import METHODS
 from distill.methods.kd import KDConfig
 from distill.methods.mosaickd import MosaicKDConfig
-from distill.recipes import RECIPES, configure, find_method
+from distill.methods.schedules import SCHEDULES, warmed
+from distill.methods.supervised import SupervisedConfig
+from distill.recipes import RECIPES, TEACHER_RECIPES, configure, configure_teacher, find_method
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -63,3 +66,60 @@ def test_find_method() -> None:
     assert {name: find_method(name) for name in METHODS} == METHODS
     with pytest.raises(UnknownMethod, match="unknown method 'KD'; known: kd"):
         find_method("KD")
+
+
+# teachers
+
+
+def test_teachers_are_trained_as_published() -> None:
+    """MosaicKD's supplement B and code; MAD's Table 4, whose rows for large images scale 0.01 by batch / 256."""
+    assert configure_teacher("mosaickd", {}) == SupervisedConfig(
+        lr=0.1, momentum=0.9, weight_decay=1e-4, batch_size=256, epochs=200, schedule="cosine", nesterov=False
+    )
+    cifar = configure_teacher("mad-cifar", {})
+    assert cifar == SupervisedConfig(
+        lr=0.1, momentum=0.9, weight_decay=5e-4, batch_size=128, epochs=160, schedule="step_down", nesterov=False
+    )
+    places = configure_teacher("mad-places365", {})
+    assert (places.lr, places.batch_size, places.epochs, places.warm_up) == (0.04, 1024, 90, 5)
+
+
+@pytest.mark.parametrize(("recipe", "drops"), [("mad-cifar", (80, 120)), ("mad-food101", (30, 60))])
+def test_rates_drop_at_the_published_epochs(recipe: str, drops: tuple[int, int]) -> None:
+    config = configure_teacher(recipe, {})
+    rates = [warmed(config.schedule, epoch, config.epochs, warm=config.warm_up) for epoch in range(config.epochs)]
+    first, second = drops
+    assert rates[config.warm_up : first] == [1.0] * (first - config.warm_up)
+    assert rates[first:second] == pytest.approx([0.1] * (second - first))
+    assert rates[second:] == pytest.approx([0.01] * (config.epochs - second))
+    assert rates[: config.warm_up] == [(n + 1) / config.warm_up for n in range(config.warm_up)]
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_ends_low_and_never_leaves_0_to_1(name: str) -> None:
+    rates = [SCHEDULES[name](step, 1000) for step in range(1000)]
+    assert max(rates) == pytest.approx(1.0)
+    assert min(rates) >= 0
+    assert rates[-1] <= 0.011
+
+
+def test_typed_truths() -> None:
+    assert configure_teacher("digits", {"flip": "True", "nesterov": "false", "pad": "0"}) == replace(
+        TEACHER_RECIPES["digits"], flip=True, nesterov=False, pad=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "words"),
+    [
+        ("slow", {}, "unknown recipe 'slow'; known: fast, digits, mosaickd, mad-cifar"),
+        ("fast", {"temperature": 1}, "pretraining has no setting 'temperature'; known: batch_size"),
+        ("fast", {"flip": "maybe"}, "flip is 'maybe'; expected bool"),
+        ("fast", {"schedule": "linear"}, "schedule is 'linear'; expected one of one_cycle, cosine, step_down, step_th"),
+        ("fast", {"pad": -1}, "pad is -1; expected a number of at least 0"),
+        ("fast", {"epochs": 5, "warm_up": 5}, "warm_up is 5 epochs of 5; expected fewer than there are"),
+    ],
+)
+def test_what_is_refused_of_teachers(recipe: str, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(DistillError, match=words):
+        configure_teacher(recipe, changes)

@@ -1,0 +1,170 @@
+"""Networks from outside the zoo: `torchvision:NAME`, `timm:NAME`, and a user's own `path/to/file.py:factory`.
+
+They are described by one look at the network itself: its last linear layer is the one whose output it returns.
+"""
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.errors import UnknownModel
+from distill.models.card import join_names
+from distill.models.counts import count
+from distill.models.modelspec import ModelSpec
+
+FORMS = ("torchvision:NAME", "timm:NAME", "path/to/file.py:factory")
+_TRIED = (32, 64, 224)  # px: sizes at which a user's network is tried, in this order
+
+
+def is_code(arch: str) -> bool:
+    """Whether building that architecture runs a file of the user's."""
+    return arch.rpartition(":")[0].endswith(".py")
+
+
+def find(name: str) -> ModelSpec:
+    """Describe a network from outside. Raises UnknownModel, which says why it cannot be used."""
+    place, _, rest = name.rpartition(":") if is_code(name) else name.partition(":")
+    if is_code(name):
+        return _from_file(name, Path(place), rest)
+    if place == "torchvision":
+        return _from_torchvision(name, rest)
+    if place == "timm":
+        return _from_timm(name, rest)
+    raise UnknownModel(f"unknown model {name!r}; with a colon it is one of {', '.join(FORMS)}")
+
+
+def _from_torchvision(name: str, model: str) -> ModelSpec:
+    from torchvision import models
+
+    if model not in models.list_models(module=models):
+        raise UnknownModel(f"torchvision has no classifier {model!r}; `torchvision.models.list_models()` lists them")
+    weights = models.get_model_weights(model)["DEFAULT"]
+    extra: dict[str, Any] = {}
+    if model in ("googlenet", "inception_v3"):
+        # as the published weights want it: they were trained on inputs of another scale, and with auxiliary heads
+        extra = {"transform_input": True, "aux_logits": False, "init_weights": True}
+    transform, classes = weights.transforms(), weights.meta["categories"]
+    return _describe(
+        name,
+        lambda num_classes: models.get_model(model, weights=None, num_classes=num_classes, **extra),
+        family="torchvision",
+        sizes=(transform.crop_size[0],),
+        classes=len(classes),
+        published=_metadata(transform.mean, transform.std, classes),
+        auxiliary=("aux1.", "aux2.", "AuxLogits."),
+        source=str(weights.meta["recipe"]),
+    )
+
+
+def _from_timm(name: str, model: str) -> ModelSpec:
+    try:
+        import timm
+    except ImportError:
+        raise UnknownModel(f"{name} needs timm, which is not installed: pip install 'transferset[timm]'") from None
+    if model not in timm.list_models() and model not in timm.list_pretrained():
+        raise UnknownModel(f"timm has no model {model!r}; `timm.list_models()` lists them")
+    config = timm.get_pretrained_cfg(model)
+    return _describe(
+        name,
+        lambda num_classes: timm.create_model(model, pretrained=False, num_classes=num_classes),
+        family="timm",
+        sizes=(config.input_size[1] if config else 224,),
+        classes=1000,
+        published=_metadata(config.mean, config.std) if config else {},
+        source=f"timm {timm.__version__}",
+    )
+
+
+def _from_file(name: str, path: Path, factory: str) -> ModelSpec:
+    """A user's own: `factory(num_classes) -> nn.Module`."""
+    if not path.is_file():
+        raise UnknownModel(f"{name}: no file {str(path)!r}; expected path/to/file.py:factory")
+    made = getattr(_load(path), factory, None)
+    if not callable(made):
+        raise UnknownModel(f"{path} has no function {factory!r}; expected one that takes num_classes, gives a network")
+    return _describe(name, made, family="file", sizes=_TRIED, classes=100, source=str(path))
+
+
+def _load(path: Path) -> ModuleType:
+    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    if module_spec is None or module_spec.loader is None:
+        raise AssertionError(f"{path} ends in .py and is no module")
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:  # noqa: BLE001  # the user's code may raise anything
+        raise UnknownModel(f"{path} cannot be loaded: {type(error).__name__}: {error}") from None
+    return module
+
+
+def _metadata(mean: Any, std: Any, classes: Any = None) -> dict[str, str]:
+    """What all published weights of a network share, as a weights file would say it."""
+    numbers = {"mean": ",".join(map(str, mean)), "std": ",".join(map(str, std))}
+    return numbers | ({"classes": join_names(classes)} if classes else {})
+
+
+def _describe(
+    name: str, build: Callable[[int], nn.Module], *, sizes: tuple[int, ...], classes: int, **facts: Any
+) -> ModelSpec:
+    """Build it once, show it an image, and write down what is there to see. Raises UnknownModel."""
+    with torch.random.fork_rng(devices=[]):
+        net = _build(name, build, classes)
+        trials = [(size, channels) for channels in (3, 1) for size in sizes]
+        heads = {trial: _head(net, *trial) for trial in trials}
+        fitting = [trial for trial, found in heads.items() if isinstance(found, str)]
+        if not fitting:
+            raise UnknownModel(f"{name} cannot be used: {heads[trials[0]]}")
+        size, channels = fitting[0]
+        head = str(heads[fitting[0]])
+        counted = count(net, size=size, channels=channels)
+    return ModelSpec(
+        name=name,
+        build=functools.partial(_build, name, build),
+        head=head,
+        feature_dim=int(net.get_parameter(f"{head}.weight").shape[1]),
+        params=counted.params,
+        macs=counted.macs,
+        classes=classes,
+        input_size=size,
+        smallest=size,  # not known to take less
+        channels=channels,
+        **facts,
+    )
+
+
+def _build(name: str, build: Callable[[int], nn.Module], classes: int) -> nn.Module:
+    try:
+        net = build(classes)
+    except Exception as error:  # noqa: BLE001  # anybody's code may raise anything
+        raise UnknownModel(f"{name} cannot be built: {type(error).__name__}: {error}") from None
+    if not isinstance(net, nn.Module):
+        raise UnknownModel(f"{name} gives a {type(net).__name__}; expected a torch.nn.Module")
+    return net
+
+
+def _head(net: nn.Module, size: int, channels: int) -> str | Exception:
+    """The name of the linear layer whose output the network returns, or why there is none."""
+    outputs: dict[str, Tensor] = {}
+    layers = {name: layer for name, layer in net.named_modules() if isinstance(layer, nn.Linear)}
+    hooks = [
+        layer.register_forward_hook(lambda _, __, output, name=name: outputs.__setitem__(name, output))
+        for name, layer in layers.items()
+    ]
+    was_training = net.training
+    try:
+        with torch.no_grad():
+            logits = net.eval()(torch.zeros(1, channels, size, size))
+    except Exception as error:  # noqa: BLE001  # anybody's code may raise anything
+        return error
+    finally:
+        net.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    found = next((name for name, output in outputs.items() if output is logits and output.ndim == 2), None)
+    return found or UnknownModel("what it returns is not the output (B, K) of a linear layer, its last")
