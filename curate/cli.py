@@ -26,7 +26,7 @@ Corpora = Annotated[
     typer.Option("--corpus", help="NAME=SPEC or a path; repeat, in order. Default: the built-in starter corpora."),
 ]
 Teacher = Annotated[str, typer.Option(help="Teacher's architecture.")]
-Weights = Annotated[Path | None, typer.Option(help="The teacher's safetensors file; default: looked up by name.")]
+Weights = Annotated[Path | None, typer.Option(help="The teacher's weights file; default: looked up by name.")]
 Work = Annotated[Path, typer.Option(help="Folder for what can be made again: stores, scores, selections.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16; auto is bfloat16 where the hardware has it.")]

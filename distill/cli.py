@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from shards.index import ShardFolder
 
 app = new_app("Train a small student from a transfer set and a teacher.")
-app.command()(models_cli.models)
-app.command()(models_cli.profile)
-app.add_typer(teachers_cli.app, name="teachers")
 
 STARTER_SIZE = 16
 """px; the digits have 8, and at 16 a WRN-40-2 learns them in well under a minute on two cores"""
@@ -240,6 +237,11 @@ def pretrain(
         print(f"{report['weights']}: trained in {report['seconds']:,.0f} s{tested_on}")
         used = f"--teacher {kept}" if kept else f"--teacher {model} --teacher-weights {report['weights']}"
         print(f"use it with {used}; report: {out / 'report.html'}")
+
+
+app.command()(models_cli.models)
+app.command()(models_cli.profile)
+app.add_typer(teachers_cli.app, name="teachers")
 
 
 def starter_teacher(arch: str, *, device: str = "auto", threads: int | None = None) -> Path:

@@ -91,7 +91,8 @@ def save_evaluation(target: Path, result: Mapping[str, Any]) -> None:
     if not target.is_dir():
         return
     write_json(target / f"eval-{result['corpus']}.json", result)
-    if (report := read_report(target)) is not None:
+    report = read_report(target)
+    if report is not None and "transfer_set" in report:  # else a pretrained teacher's, whose page is about its training
         write_report(target, report, _transfer_set(report))
 
 

@@ -1,5 +1,6 @@
 """`distill models` and `distill profile`: what networks weigh, how fast they are here, and where their time goes."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,7 +9,8 @@ from manifests.console import emit_json, note, print_table
 from manifests.progress import bar
 
 if TYPE_CHECKING:
-    from distill.profile import Cost, Profile, Speed, Workload
+    from distill.profile import Profile
+    from distill.speed import Speed, Workload
 
 Size = Annotated[int | None, typer.Option(help="Pixels a side of the images; default: the network's own.")]
 Classes = Annotated[int | None, typer.Option(help="Classes of the head; default: as the papers count.")]
@@ -23,7 +25,7 @@ def models(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME]...",
+            metavar="NAME",
             help="Architectures: of the list, wrnDEPTH_WIDTH, torchvision:NAME, timm:NAME or file.py:factory.",
         ),
     ] = None,
@@ -39,34 +41,28 @@ def models(
 ) -> None:
     """List architectures with parameters, multiply-adds (MACs) and the forward's speed here; by default all."""
     from distill.errors import DistillError
+    from distill.speed import measure_speed
 
     how = {"--batch-size": batch_size, "--device": device, "--dtype": dtype, "--threads": threads}
     typed = [option for option, value in how.items() if value not in (None, "auto")]
     if typed and not speed:
-        raise DistillError(f"{typed[0]} says how to measure, --no-speed not to measure; leave out one of them")
-    from distill.profile import measure_speed
-
+        raise DistillError(f"{typed[0]} says how to measure, and --no-speed not to; leave out one of them")
     works = _works(names, size=size, classes=classes, batch_size=batch_size, **_place(device, dtype, threads))
-    speeds: list[Speed | None] = [None] * len(works)
-    if speed:
-        with bar("measure", len(works), unit="models") as advance:
-            for i, work in enumerate(works):
-                speeds[i] = measure_speed(work)
-                advance(1)
+    speeds: list[Speed] = []
+    with bar("measure", len(works) if speed else 0, unit="models") as advance:
+        for work in works if speed else ():
+            speeds.append(measure_speed(work))
+            advance(1)
     if json:
-        rows = [_facts(work) | {"speed": _speed(speed)} for work, speed in zip(works, speeds, strict=True)]
-        emit_json({**(_conditions(works[0]) if speed else {}), "models": rows})
+        measured = [asdict(s) for s in speeds] if speed else [None for _ in works]
+        rows = [_facts(work) | {"speed": found} for work, found in zip(works, measured, strict=True)]
+        emit_json({**_conditions(works[0]), "models": rows})
         return
-    header = ["name", "parameters", "MACs", "px", "channels", "classes", "features", "images/s"]
-    table = [
-        [w.model.name, w.counts.params, w.counts.macs, w.size, w.model.channels, w.classes, w.model.feature_dim]
-        for w in works
-    ]
+    header = ["name", "parameters", "MACs", "px", "channels", "classes", "features", *(["images/s"] if speed else [])]
+    rates = [[_rate(s)] for s in speeds] or [[] for _ in works]
+    print_table(header, [[*_row(work), *rate] for work, rate in zip(works, rates, strict=True)])
     if speed:
-        print_table(header, [[*row, _rate(s.images_per_s)] for row, s in zip(table, speeds, strict=True) if s])
-        typer.echo(f"images/s: forward in eval mode, {_where(works[0])}")
-    else:
-        print_table(header[:-1], table)
+        typer.echo(f"images/s: of the forward in eval mode, {_where(works[0])}")
 
 
 def profile(
@@ -91,45 +87,115 @@ def profile(
     (work,) = _works([model], size=size, classes=classes, batch_size=batch_size, **how)
     found = profile_network(work, depth=depth, backward=backward)
     if json:
-        emit_json({**_facts(work), **_conditions(work), **_document(found)})
-    else:
-        _print_profile(work, found)
-
-
-def _print_profile(work: "Workload", found: "Profile") -> None:
-    total = found.clocked_ms
+        emit_json({**_facts(work), **_conditions(work), **_times(found)})
+        return
+    total, forward, counts = found.clocked_ms, found.forward, work.counts
     print_table(
         ["part", "kind", "output", "parameters", "MACs", "ms", "share"],
-        [
-            [p.name, p.kind, "x".join(map(str, p.shape or ())), *_cells(p.cost), p.cost.ms / total]
-            for p in found.parts
-        ],
+        [[p.name, p.kind, _by(p.shape), *p.cost, p.cost.ms / total] for p in found.parts],
     )
     typer.echo()
     print_table(
-        ["layer", "number", "parameters", "MACs", "ms", "share"],
-        [[k.name, k.layers or None, *_cells(k.cost), k.cost.ms / total] for k in found.kinds],
+        ["layers", "number", "parameters", "MACs", "ms", "share"],
+        [[k.name, k.layers or None, *k.cost, k.cost.ms / total] for k in found.kinds],
     )
     typer.echo()
-    passes = {"forward": found.forward, "forward + backward": found.training}
-    # a multiply-add of the forward is two more in the backward, for the gradients of weights and inputs, but in the
-    # first layer: that is not counted, so the rate is given for the forward alone
+    passes = {"forward": forward, "forward + backward": found.training}
     print_table(
         ["pass", "images/s", "ms", "fastest", "slowest", "passes"],
-        [[name, _rate(s.images_per_s), s.ms, s.ms_min, s.ms_max, s.passes] for name, s in passes.items() if s],
+        [[name, _rate(s), s.ms, s.ms_min, s.ms_max, s.passes] for name, s in passes.items() if s],
     )
-    typer.echo()
-    macs = work.counts.macs
     typer.echo(
-        f"{work.model.name}, {work.size} px, {work.classes} classes: {work.counts.params:,} parameters, {macs:,} MACs; "
-        f"forward at {macs * found.forward.images_per_s / 1e9:,.1f} GMAC/s"
-    )
-    typer.echo(f"ms: of a batch of {work.batch_size}, medians, {_where(work)}")
-    typer.echo(
-        f"parts and layers sum to {total:,.2f} ms with a clock around every module, the forward without takes "
-        f"{found.forward.ms:,.2f} ms; (outside): sums, functional ReLU, pooling and the like"
+        f"\n{model}, {work.size} px, {work.classes} classes: {counts.params:,} parameters, {counts.macs:,} MACs; "
+        f"forward at {counts.macs * forward.images_per_s / 1e9:,.1f} GMAC/s\n"
+        f"ms: of a batch of {work.batch_size}, medians, {_where(work)}\n"
+        f"the parts sum to {total:,.2f} ms, with a clock around every module; the forward without takes "
+        f"{forward.ms:,.2f} ms\n"
+        "(outside): in no part or layer of its own, such as sums, functional ReLU and pooling"
     )
 
 
-def _cells(cost: "Cost") -> list[Any]:
-    return [cost.params, cost.macs, cost.ms]
+def _place(device: str, dtype: str, threads: int | None) -> dict[str, Any]:
+    """Where and how to compute, as the user has it."""
+    import torch
+
+    from distill.device import choose_device, choose_dtype
+
+    if threads:
+        torch.set_num_threads(threads)
+    where = choose_device(device)
+    return {"device": where, "dtype": choose_dtype(dtype, where)}
+
+
+def _works(names: list[str] | None, *, size: int | None, **how: Any) -> "list[Workload]":
+    """The networks to measure; of the whole list, those that take images of that size."""
+    from distill.errors import UnsupportedSize
+    from distill.models import MODELS, spec
+    from distill.speed import workload
+
+    if names:
+        return [workload(spec(name), size=size, **how) for name in names]
+    works, left_out = [], []
+    for model in MODELS.values():
+        try:
+            works.append(workload(model, size=size, **how))
+        except UnsupportedSize:
+            left_out.append(model.name)
+    if not works:
+        raise UnsupportedSize(f"none of the architectures takes images of {size} px a side")
+    if left_out:
+        note(f"left out, as they take no images of {size} px: {', '.join(left_out)}")
+    return works
+
+
+def _row(work: "Workload") -> list[Any]:
+    model, counts = work.model, work.counts
+    return [model.name, *counts, work.size, model.channels, work.classes, model.feature_dim]
+
+
+def _facts(work: "Workload") -> dict[str, Any]:
+    """What is known of a network, and at which size and head it was counted."""
+    model = work.model
+    return {
+        "name": model.name,
+        "family": model.family,
+        **work.counts._asdict(),
+        "size": work.size,
+        "channels": model.channels,
+        "classes": work.classes,
+        "feature_dim": model.feature_dim,
+        "head": model.head,
+        "smallest": model.smallest,
+        "largest": model.largest,
+        "source": model.source,
+    }
+
+
+def _times(found: "Profile") -> dict[str, Any]:
+    return {
+        "forward": asdict(found.forward),
+        "training": asdict(found.training) if found.training else None,
+        "clocked_ms": found.clocked_ms,
+        "parts": [{"name": p.name, "kind": p.kind, "shape": p.shape, **p.cost._asdict()} for p in found.parts],
+        "layers": [{"name": k.name, "number": k.layers, **k.cost._asdict()} for k in found.kinds],
+    }
+
+
+def _conditions(work: "Workload") -> dict[str, Any]:
+    from distill.device import hardware
+
+    return {"dtype": work.dtype, "hardware": hardware(work.device)}
+
+
+def _where(work: "Workload") -> str:
+    found = _conditions(work)["hardware"]
+    return f"{work.dtype} on {found['name']}, CPU threads: {found['threads']}, torch {found['torch']}"
+
+
+def _rate(speed: "Speed") -> float:
+    """Images/s, without digits that are noise."""
+    return round(speed.images_per_s) if speed.images_per_s >= 10 else speed.images_per_s
+
+
+def _by(shape: tuple[int, ...] | None) -> str:
+    return "x".join(map(str, shape or ()))

@@ -1,75 +1,26 @@
-"""How fast a network is here, and where its time goes: by its parts, and by kind of layer.
+"""Where a network's time goes: by its parts, and by kind of layer.
 
-Batches of random normalised images lie ready on the device, so a network is measured alone, without its feed. Every
-reading of the clock waits for the device. What a module takes is read by hooks around it, its children's share left
-out, so each moment of the forward belongs to one module; what calls no module (a functional ReLU, a sum, a mean) is its
-caller's own. Reading a clock around every module takes time too, most of it on a GPU, which must then wait for each;
-so passes with clocks and without take turns: `Profile.forward` is without, `Profile.clocked_ms` the sum with them.
+What a module takes is read by hooks around it, its children's share left out, so each moment of the forward belongs to
+one module; what calls no module (a functional ReLU, a sum, a mean) is its caller's own. Reading a clock around every
+module takes time too, most of it on a GPU, which must then wait for each; so passes with clocks and without take turns:
+`Profile.forward` is without, `Profile.clocked_ms` the sum with them.
 """
 
-import contextlib
 import statistics
-import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from distill.errors import DistillError, UnsupportedSize
-from distill.models import ModelSpec
-from distill.models.counts import Counts, count, counting
-from distill.models.view import Precision
+from distill.models.counts import counting
+from distill.speed import WARM_UP, Bench, Speed, Workload, now, timed
 
 OUTSIDE = "(outside)"
 """name of what no part and no layer did: the modules that hold them did it themselves"""
 MOST_ROWS = 24
 """a table of parts that a screen holds"""
-BUDGET = {"cpu": 16 * 10**9, "cuda": 256 * 10**9}
-"""multiply-adds of a pass, by which batches are chosen: a tenth of a second on two cores, some milliseconds on a GPU"""
-MOST_IMAGES = {"cpu": 64, "cuda": 1024}
-"""of a batch so chosen, at most"""
-WARM_UP, FEWEST = 2, 3
-"""passes before the clock runs, and with it at least"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workload:
-    """A network and the batches that it is given."""
-
-    model: ModelSpec
-    size: int
-    """pixels a side of the images"""
-    classes: int
-    """of the head"""
-    batch_size: int
-    """images in a pass"""
-    dtype: Precision
-    """bfloat16: autocast, in channels-last"""
-    device: torch.device
-    counts: Counts
-    """at this size, with this head"""
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise DistillError(f"batches must have at least 1 image; got {self.batch_size}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Speed:
-    """Passes of a batch on the clock."""
-
-    images_per_s: float
-    """at the median pass"""
-    ms: float
-    """of the median pass"""
-    ms_min: float
-    ms_max: float
-    passes: int
-    batch_size: int
 
 
 class Cost(NamedTuple):
@@ -125,38 +76,6 @@ class Profile:
         return sum(part.cost.ms for part in self.parts)
 
 
-def workload(
-    model: ModelSpec,
-    *,
-    size: int | None = None,
-    classes: int | None = None,
-    batch_size: int | None = None,
-    dtype: Precision = "float32",
-    device: torch.device | str = "cpu",
-) -> Workload:
-    """Count a network at `size` px with `classes`, by default its own; a batch of about `BUDGET` multiply-adds.
-
-    Raises UnsupportedSize, and DistillError for numbers below 1.
-    """
-    size = model.input_size if size is None else size
-    classes = model.classes if classes is None else classes
-    model.check_size(size)
-    if classes < 1:
-        raise DistillError(f"a head has at least 1 class; got {classes}")
-    counts, device = _count(model, size, classes), torch.device(device)
-    if batch_size is None:
-        fitting = min(MOST_IMAGES[device.type], max(1, BUDGET[device.type] // max(1, counts.macs)))
-        batch_size = 1 << (fitting.bit_length() - 1)  # the power of two below
-    return Workload(
-        model=model, size=size, classes=classes, batch_size=batch_size, dtype=dtype, device=device, counts=counts
-    )
-
-
-def measure_speed(work: Workload, *, seconds: float = 0.25) -> Speed:
-    """The forward in eval mode, timed for about so long. Raises DistillError if a batch does not fit into memory."""
-    return _timed(_Bench(work).forward, work, seconds)
-
-
 def profile_network(
     work: Workload, *, depth: int | None = None, backward: bool = True, seconds: float = 1.0
 ) -> Profile:
@@ -166,10 +85,10 @@ def profile_network(
     as deep as `MOST_ROWS` parts allow. Raises DistillError if a batch does not fit into memory, or cannot be trained
     on.
     """
-    bench = _Bench(work)
+    bench = Bench(work)
     macs, shapes = _weigh(bench)
     forward, ms = _clock(bench, work, seconds)
-    training = _timed(bench.train, work, seconds) if backward else None  # last, as it leaves gradients and a used heap
+    training = timed(bench.train, work, seconds) if backward else None  # last, as it leaves gradients and a used heap
     costs = {name: Cost(params, macs.get(name, 0), ms[name]) for name, params in _params(bench.net).items()}
     parts = _cut(bench.net, depth)
     by_part = _sums(costs, {name: _owner(name, parts) for name in costs})
@@ -187,98 +106,6 @@ def profile_network(
         forward=forward,
         training=training,
     )
-
-
-def _count(model: ModelSpec, size: int, classes: int) -> Counts:
-    """Parameters and multiply-adds, known or counted. Raises UnsupportedSize."""
-    if (size, classes) == (model.input_size, model.classes):
-        return Counts(params=model.params, macs=model.macs)
-    if ":" in model.name:  # anybody's code need not know the meta device
-        net = model.skeleton(classes)
-    else:
-        with torch.device("meta"):
-            net = model.build(classes)
-    try:
-        return count(net, size=size, channels=model.channels)
-    except Exception as error:  # noqa: BLE001  # anybody's code may raise anything
-        reason = str(error).partition("\n")[0]
-        raise UnsupportedSize(f"{model.name} cannot work at {size} px: {reason}") from None
-
-
-class _Bench:
-    """A network on its device with a batch in front of it."""
-
-    def __init__(self, work: Workload) -> None:
-        model, layout = work.model, torch.channels_last if work.dtype == "bfloat16" else torch.contiguous_format
-        shape = (work.batch_size, model.channels, work.size, work.size)
-        images_BCHW = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        with _in_words(work):
-            self.net = model.skeleton(work.classes).to(work.device)
-            if work.dtype == "bfloat16":
-                self.net.to(memory_format=torch.channels_last)
-            self.images_BCHW = images_BCHW.to(work.device, memory_format=layout)
-            self._labels_B = torch.zeros(work.batch_size, dtype=torch.long, device=work.device)
-        self._low = work.dtype == "bfloat16"
-
-    def forward(self) -> None:
-        with torch.no_grad():
-            self._logits(self.net.eval())
-
-    def train(self) -> None:
-        self.net.zero_grad()
-        F.cross_entropy(self._logits(self.net.train()).float(), self._labels_B).backward()
-
-    def _logits(self, net: nn.Module) -> Tensor:
-        with torch.autocast(self.images_BCHW.device.type, dtype=torch.bfloat16, enabled=self._low):
-            logits_BK: Tensor = net(self.images_BCHW)
-        return logits_BK
-
-
-def _timed(
-    run: Callable[[], None], work: Workload, seconds: float, between: Callable[[], None] = lambda: None
-) -> Speed:
-    """Run it for about so long; what is done in between is not timed."""
-    ms: list[float] = []
-    with _in_words(work):
-        for _ in range(WARM_UP):
-            run()
-            between()
-        end = _now(work.device) + seconds
-        while len(ms) < FEWEST or time.perf_counter() < end:
-            start = _now(work.device)
-            run()
-            ms.append((_now(work.device) - start) * 1000)
-            between()
-    median = statistics.median(ms)
-    return Speed(
-        images_per_s=work.batch_size / median * 1000,
-        ms=median,
-        ms_min=min(ms),
-        ms_max=max(ms),
-        passes=len(ms),
-        batch_size=work.batch_size,
-    )
-
-
-def _now(device: torch.device) -> float:
-    """Seconds, when the device has done all that it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-@contextlib.contextmanager
-def _in_words(work: Workload) -> Iterator[None]:
-    """What a batch of another size would mend, said to the user."""
-    what = f"{work.model.name} at {work.size} px in batches of {work.batch_size}"
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise DistillError(f"{what} does not fit into the memory of {work.device}; take a smaller batch") from None
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise DistillError(f"{what} cannot be trained: batch norm needs more than one value a channel") from None
 
 
 class _Meter:
@@ -319,23 +146,23 @@ class _Meter:
         return stop
 
 
-def _weigh(bench: _Bench) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+def _weigh(bench: Bench) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
     """Multiply-adds of each module itself, and the shape of its output, by name."""
     with counting() as counter, (meter := _Meter(bench.net, counter.get_total_flops)) as flops:
         bench.net.eval()(bench.images_BCHW[:1])
     return {name: int(taken) // 2 for name, taken in flops.items()}, meter.shapes
 
 
-def _clock(bench: _Bench, work: Workload, seconds: float) -> tuple[Speed, dict[str, float]]:
+def _clock(bench: Bench, work: Workload, seconds: float) -> tuple[Speed, dict[str, float]]:
     """The forward, and the milliseconds of each module itself, by name: the median of as many passes."""
-    meter, passes = _Meter(bench.net, lambda: _now(work.device)), list[dict[str, float]]()
+    meter, passes = _Meter(bench.net, lambda: now(work.device)), list[dict[str, float]]()
 
     def clocked() -> None:
         with meter as taken:
             bench.forward()
         passes.append(taken)
 
-    forward = _timed(bench.forward, work, 2 * seconds, between=clocked)
+    forward = timed(bench.forward, work, 2 * seconds, between=clocked)
     names = [name for name, _ in bench.net.named_modules()]
     return forward, {n: 1000 * statistics.median(taken[n] for taken in passes[WARM_UP:]) for n in names}
 
@@ -361,20 +188,22 @@ def _kinds(net: nn.Module) -> tuple[dict[str, str], Counter[str]]:
     """The kind of layer that each module is or belongs to, by name, and how many layers are of each kind."""
     kinds: dict[str, str] = {}
     layers: Counter[str] = Counter()
-    attention = nn.MultiheadAttention.__name__  # the one layer with layers in it
     for name, module in net.named_modules():
-        if kinds.get(name.rpartition(".")[0]) == attention:
-            kinds[name] = attention
-        elif isinstance(module, nn.MultiheadAttention) or not _holds(module):
+        holder = kinds.get(name.rpartition(".")[0], OUTSIDE)
+        if holder != OUTSIDE:
+            kinds[name] = holder
+        elif _holds(module):
+            kinds[name] = OUTSIDE
+        else:
             kinds[name] = type(module).__name__
             layers[kinds[name]] += 1
-        else:
-            kinds[name] = OUTSIDE
     return kinds, layers
 
 
 def _holds(module: nn.Module) -> bool:
-    """Whether it has members, or is there to have some."""
+    """Whether it has members, or is there to have some; attention is the one layer that has a layer inside."""
+    if isinstance(module, nn.MultiheadAttention):
+        return False
     return isinstance(module, nn.Sequential) or next(module.children(), None) is not None
 
 

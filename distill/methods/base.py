@@ -57,8 +57,11 @@ class Config:
     def __post_init__(self) -> None:
         for field in fields(self):  # counts are from 1; rates, weights of losses and temperatures from 0
             value = getattr(self, field.name)
-            least = 1 if field.type is int else 0
-            if not isinstance(value, str) and not least <= value < math.inf:  # NaN too fails this
+            least = field.metadata.get("least", 1 if field.type is int else 0)
+            if field.type is bool:
+                if not isinstance(value, bool):
+                    raise DistillError(f"{field.name} is {value}; expected True or False")
+            elif not isinstance(value, str) and not least <= value < math.inf:  # NaN too fails this
                 raise DistillError(f"{field.name} is {value}; expected a number of at least {least}")
 
     @property
@@ -132,10 +135,14 @@ class Method(ABC):
         return None
 
 
-def sgd(student: Student, config: Config) -> torch.optim.Optimizer:
+def sgd(student: Student, config: Config, *, nesterov: bool = False) -> torch.optim.Optimizer:
     """The student's optimiser."""
     return torch.optim.SGD(
-        student.net.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        student.net.parameters(),
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=nesterov,
     )
 
 

@@ -16,3 +16,21 @@ def one_cycle(step: int, steps: int) -> float:
     if step < warm:
         return 0.04 + 0.96 * step / warm
     return cosine(step - int(warm), max(1, steps - int(warm)))
+
+
+def step_down(step: int, steps: int) -> float:
+    """Factor 1, then 0.1 from half and 0.01 from three quarters of the run (80 and 120 of 160 epochs: MAD, Table 4)."""
+    return 0.1 ** sum(step >= at * steps for at in (1 / 2, 3 / 4))
+
+
+def step_thirds(step: int, steps: int) -> float:
+    """Factor 1, then 0.1 from a third and 0.01 from two thirds of the run (30 and 60 of 90 epochs: MAD, Table 4)."""
+    return 0.1 ** sum(step >= at * steps for at in (1 / 3, 2 / 3))
+
+
+SCHEDULES = {"one_cycle": one_cycle, "cosine": cosine, "step_down": step_down, "step_thirds": step_thirds}
+
+
+def warmed(schedule: str, step: int, steps: int, *, warm: int) -> float:
+    """A schedule's factor, multiplied by a linear rise over the first ``warm`` steps."""
+    return SCHEDULES[schedule](step, steps) * min(1.0, (step + 1) / warm if warm else 1.0)

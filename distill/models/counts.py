@@ -31,9 +31,9 @@ def count(net: nn.Module, *, size: int, channels: int) -> Counts:
 
 @contextlib.contextmanager
 def counting() -> Iterator[FlopCounterMode]:
-    """torch's counter of what is computed meanwhile, without gradients.
+    """A counter of what is computed meanwhile, without gradients.
 
-    It does not see into the fused kernel of `nn.MultiheadAttention`, which is therefore left alone meanwhile.
+    It cannot see into the fused kernel of `nn.MultiheadAttention`, which is not used meanwhile.
     """
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -5,7 +5,8 @@ They are described by one look at the network itself: its last linear layer is t
 
 import functools
 import importlib.util
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ from distill.models.counts import count
 from distill.models.modelspec import ModelSpec
 
 FORMS = ("torchvision:NAME", "timm:NAME", "path/to/file.py:factory")
-_TRIED = (32, 64, 224)  # px: sizes at which a user's network is tried, in this order
+_TRIED = (32, 28, 64, 224)  # px: sizes at which a user's network is tried, in this order
 
 
 def is_code(arch: str) -> bool:
@@ -92,14 +93,16 @@ def _from_file(name: str, path: Path, factory: str) -> ModelSpec:
 
 
 def _load(path: Path) -> ModuleType:
-    module_spec = importlib.util.spec_from_file_location(path.stem, path)
+    module_spec = importlib.util.spec_from_file_location(f"factory of {path.resolve()}", path)  # no other's name
     if module_spec is None or module_spec.loader is None:
         raise AssertionError(f"{path} ends in .py and is no module")
     module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module.__name__] = module  # where dataclasses, for one, look for the module of a class
     try:
         module_spec.loader.exec_module(module)
-    except Exception as error:  # noqa: BLE001  # the user's code may raise anything
-        raise UnknownModel(f"{path} cannot be loaded: {type(error).__name__}: {error}") from None
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # the user's code may raise anything
+        del sys.modules[module.__name__]
+        raise UnknownModel(f"{path} cannot be loaded: {_reason(error)}") from None
     return module
 
 
@@ -115,19 +118,16 @@ def _describe(
     """Build it once, show it an image, and write down what is there to see. Raises UnknownModel."""
     with torch.random.fork_rng(devices=[]):
         net = _build(name, build, classes)
-        trials = [(size, channels) for channels in (3, 1) for size in sizes]
-        heads = {trial: _head(net, *trial) for trial in trials}
-        fitting = [trial for trial, found in heads.items() if isinstance(found, str)]
-        if not fitting:
-            raise UnknownModel(f"{name} cannot be used: {heads[trials[0]]}")
-        size, channels = fitting[0]
-        head = str(heads[fitting[0]])
+        size, channels, head = _first_fit(name, net, [(size, channels) for channels in (3, 1) for size in sizes])
         counted = count(net, size=size, channels=channels)
+    outputs, feature_dim = net.get_parameter(f"{head}.weight").shape
+    if outputs != classes:
+        raise UnknownModel(f"{name} gives {outputs} logits where it was asked for {classes} classes")
     return ModelSpec(
         name=name,
         build=functools.partial(_build, name, build),
         head=head,
-        feature_dim=int(net.get_parameter(f"{head}.weight").shape[1]),
+        feature_dim=feature_dim,
         params=counted.params,
         macs=counted.macs,
         classes=classes,
@@ -142,10 +142,27 @@ def _build(name: str, build: Callable[[int], nn.Module], classes: int) -> nn.Mod
     try:
         net = build(classes)
     except Exception as error:  # noqa: BLE001  # anybody's code may raise anything
-        raise UnknownModel(f"{name} cannot be built: {type(error).__name__}: {error}") from None
+        raise UnknownModel(f"{name} cannot be built: {_reason(error)}") from None
     if not isinstance(net, nn.Module):
         raise UnknownModel(f"{name} gives a {type(net).__name__}; expected a torch.nn.Module")
     return net
+
+
+def _first_fit(name: str, net: nn.Module, trials: Sequence[tuple[int, int]]) -> tuple[int, int, str]:
+    """The first size and channels that it takes, and its head. Raises UnknownModel: why none is as it should be."""
+    refused: list[Exception] = []
+    for size, channels in trials:
+        found = _head(net, size, channels)
+        if isinstance(found, str):
+            return size, channels, found
+        refused.append(found)
+    ran = [error for error in refused if isinstance(error, UnknownModel)]  # it took the image: says more than a shape
+    raise UnknownModel(f"{name} cannot be used: {ran[0] if ran else _reason(refused[0])}")
+
+
+def _reason(error: BaseException) -> str:
+    """What somebody's code raised, in a line."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
 def _head(net: nn.Module, size: int, channels: int) -> str | Exception:

@@ -53,9 +53,11 @@ def register(path: Path | str, *, arch: str | None = None, facts: Mapping[str, s
     path = Path(path)
     tensors, metadata = read_weights(path)
     made = classifier_of(tensors, {**metadata, **(facts or {})}, arch=arch, source=str(path))
-    whole = made.metadata | made.card.to_metadata()
+    card = made.card.to_metadata()
+    whole = made.metadata | card
     stored = store_dir() / f"{made.name}.safetensors"
-    if not _holds(stored, made.sha256) or (facts and read_metadata(stored) != whole):
+    says = read_metadata(stored) if _holds(stored, made.sha256) else {}
+    if says != whole if facts else not card.keys() <= says.keys():
         kept = {name: tensor for name, tensor in tensors.items() if name in made.net.state_dict()}
         says_all = metadata.items() >= whole.items() and kept.keys() == tensors.keys()
         write_bytes(stored, path.read_bytes() if says_all else serialise(kept, whole))
@@ -155,12 +157,18 @@ def load_teacher(
     if own and arch is None and "arch" not in (metadata := read_metadata(path)):
         arch = Stored(path=path, metadata=metadata).arch
     teacher = load_classifier(path, arch=arch, dtype=dtype, device=device)
-    if own and not path.stem.endswith(teacher.sha256[:_DIGITS]):
+    if own:
+        check_sound(path, teacher.sha256)
+    return teacher
+
+
+def check_sound(path: Path, sha256: str) -> None:
+    """Raise BadWeights unless ``sha256``, the hash of a stored file's tensors, is the one that its name begins."""
+    if not path.stem.endswith(sha256[:_DIGITS]):
         raise BadWeights(
-            f"the stored teacher {path.stem} is damaged: the hash of its tensors is now {teacher.sha256[:_DIGITS]};\n"
+            f"the stored teacher {path.stem} is damaged: the hash of its tensors now begins {sha256[:_DIGITS]};\n"
             f"delete it with `distill teachers remove {path.stem}` and add it again"
         )
-    return teacher
 
 
 def is_arch(name: str) -> bool:

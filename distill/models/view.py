@@ -80,6 +80,7 @@ class Probe:
     def __init__(self, net: nn.Module, *, head: str) -> None:
         self.net = net
         self.head = net.get_submodule(head)
+        self.watches: tuple[Watch, ...] = ()
         self._seen = _Seen()
         self._handle = self.head.register_forward_pre_hook(self._keep_features)
 
@@ -100,7 +101,12 @@ class Probe:
         if low:
             with torch.autocast(device_type, enabled=False):
                 logits_BK = F.linear(features_BD, self.head.weight, self.head.bias)  # type: ignore[arg-type]
-        maps, moments, seen.maps, seen.batch_norm = seen.maps, seen.batch_norm, {}, {}
+        # chosen by what is watched, though all that was seen was: a compiled forward is made anew when `watches`
+        # changes, where hooks that come and go are overlooked (torch._dynamo.config.skip_nnmodule_hook_guards)
+        names = {name for watch in self.watches for name in watch.maps}
+        maps = {name: map_ for name, map_ in seen.maps.items() if name in names}
+        moments = seen.batch_norm if any(watch.batch_norm for watch in self.watches) else {}
+        seen.maps, seen.batch_norm = {}, {}
         return TeacherView(logits_BK=logits_BK, features_BD=features_BD, maps=maps, batch_norm=moments)
 
     def watch(self, *, maps: Sequence[str] = (), batch_norm: bool = False) -> "Watch":
@@ -117,7 +123,9 @@ class Probe:
         if batch_norm:
             layers = {name: module for name, module in modules.items() if isinstance(module, _BatchNorm)}
             handles += [layer.register_forward_pre_hook(partial(self._keep_moments, n)) for n, layer in layers.items()]
-        return Watch(handles)
+        watch = Watch(self, handles, maps=tuple(maps), batch_norm=batch_norm)
+        self.watches += (watch,)
+        return watch
 
     def remove(self) -> None:
         """Take the hook off; the network is then as it came, and this object is of no more use."""
@@ -126,8 +134,10 @@ class Probe:
     def _keep_features(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._seen.features_BD = inputs[0]
 
-    def _keep_map(self, name: str, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-        self._seen.maps[name] = output
+    def _keep_map(self, name: str, _: nn.Module, __: tuple[Tensor, ...], output: object) -> None:
+        if not isinstance(output, Tensor):
+            raise DistillError(f"module {name!r} gives a {type(output).__name__}, not a map; watch one inside it")
+        self._seen.maps[name] = output.clone()  # the next layer may work in place, as torchvision's ReLUs do
 
     def _keep_moments(self, name: str, layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
         with torch.autocast(inputs[0].device.type, enabled=False):
@@ -140,13 +150,19 @@ class Probe:
 class Watch:
     """What `Probe.watch` began; `remove`, or the end of a `with`, ends it."""
 
-    def __init__(self, handles: Sequence[RemovableHandle]) -> None:
+    def __init__(
+        self, probe: Probe, handles: Sequence[RemovableHandle], *, maps: tuple[str, ...], batch_norm: bool
+    ) -> None:
+        self.maps = maps
+        self.batch_norm = batch_norm
+        self._probe = probe
         self._handles = handles
 
     def remove(self) -> None:
         """Take the hooks off."""
         for handle in self._handles:
             handle.remove()
+        self._probe.watches = tuple(watch for watch in self._probe.watches if watch is not self)
 
     def __enter__(self) -> "Watch":
         return self

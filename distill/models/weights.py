@@ -122,6 +122,11 @@ def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def parameters(tensors: Mapping[str, Tensor]) -> int:
+    """How many numbers were learned by gradients: all but batch norm's running statistics."""
+    return sum(t.numel() for name, t in tensors.items() if not name.endswith(("running_mean", "running_var")))
+
+
 def plain_state(net: nn.Module) -> dict[str, Tensor]:
     """A network's state as `read_weights` gives it: floating-point tensors in float32, on the CPU."""
     state = {name: t.detach().cpu().contiguous() for name, t in net.state_dict().items() if not name.endswith(_COUNTER)}

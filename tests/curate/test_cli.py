@@ -211,9 +211,9 @@ TAKEN = "choose another folder, or pass --replace to move the old one aside"
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--teacher", "resnet18", *P), "unknown model 'resnet18'; known: wrn16_1, wrn16_2, wrn40_1, wrn40_2"),
-        (("--teacher", "resnet18"), "unknown model 'resnet18'; known: wrn16_1, wrn16_2, wrn40_1, wrn40_2"),
-        (("--teacher", "wrn40_1", *P), "no weights for teacher 'wrn40_1' in the store or the working folder; pass "),
+        (("--teacher", "resnet19", *P), "unknown teacher 'resnet19'; known: wrn16_1, wrn16_2, wrn40_1, wrn40_2"),
+        (("--teacher", "resnet19"), "unknown teacher 'resnet19'; known: wrn16_1, wrn16_2, wrn40_1, wrn40_2"),
+        (("--teacher", "wrn40_1", *P), "no weights for teacher 'wrn40_1' in the store (empty) or the working "),
         (
             ("--teacher", "wrn40_2", "--teacher-weights", "{weights}", *P),
             "' holds a wrn16_1 by its metadata, not the wrn40",

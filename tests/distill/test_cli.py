@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from distill import cli
-from distill.models.store import find_starter, register
+from distill.models.store import find_starter, register, store_dir
 from distill.models.teachers import load_classifier
 from distill.train import LAST
 from shards.index import ShardFolder
@@ -168,7 +168,7 @@ def test_a_starter_set_uses_the_starter_recipe_and_says_so(
     [
         (["--method", "dk"], "unknown method 'dk'; known: kd, mosaickd"),
         (["--method", "supervised"], "supervised needs labels and a transfer set has none; `distill pretrain` runs it"),
-        (["--student", "resnet18"], "unknown model 'resnet18'; known: wrn16_1"),
+        (["--student", "resnet19"], "unknown model 'resnet19'; known: wrn16_1"),
         (["--recipe", "quick"], "unknown recipe 'quick'; known: paper, starter"),
         (["--set", "warmth=3"], "kd has no setting 'warmth'; known: batch_size"),
         (["--set", "temperature"], "--set 'temperature'; expected NAME=VALUE, such as --set temperature=4"),
@@ -189,7 +189,7 @@ def test_a_starter_set_uses_the_starter_recipe_and_says_so(
         (["--batch-size", "0"], "batch_size is 0; expected a number of at least 1"),
         (["--shards", "gone"], "gone is no folder; make one with `curate select`"),
         (["--shards", "."], ". is no transfer set (no transfer-set.json in it); make one with `curate select`"),
-        (["--teacher-weights", "gone.safetensors"], "no weights file 'gone.safetensors'; expected a safetensors file"),
+        (["--teacher-weights", "gone.safetensors"], "no weights file 'gone.safetensors'; expected a"),
         (["--teacher", "wrn40_2"], "holds a wrn16_1 by its metadata, not the wrn40_2 asked for"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -220,8 +220,8 @@ def test_train_refuses_a_teacher_for_another_size(distill: Distill, short: Comma
 
 def test_train_refuses_a_teacher_that_it_cannot_find(distill: Distill, short: Command, weights: Path) -> None:
     short = [word for word in short if word not in {"--teacher-weights", weights}]
-    distill(*short, "--teacher", "resnet18").refused("unknown teacher 'resnet18'; known: wrn16_1")
-    distill(*short, "--teacher", "wrn40_2").refused("no weights for teacher 'wrn40_2' in the store or the working")
+    distill(*short, "--teacher", "resnet19").refused("unknown teacher 'resnet19'; known: wrn16_1")
+    distill(*short, "--teacher", "wrn40_2").refused("no weights for teacher 'wrn40_2' in the store (empty) or the")
 
 
 def test_train_refuses_another_run_in_its_folder(distill: Distill, short: Command) -> None:
@@ -290,6 +290,9 @@ def test_eval_says_when_the_runs_teacher_is_not_there(
     distill: Distill, short: Command, images: Path, weights: Path
 ) -> None:
     distill(*short)
+    found = distill("eval", "run", "--data", images, "--device", "cpu", "--threads", "1")
+    assert "teacher wrn16_1-" in found.out  # `distill train` keeps a teacher that it is given as a file
+    shutil.rmtree(store_dir())
     done = distill("eval", "run", "--data", images, "--device", "cpu", "--threads", "1")
     assert done.err == (
         "the run's teacher is not stored, so agreement with it is not known; pass --teacher-weights FILE\n"
@@ -347,25 +350,32 @@ def test_pretrain_makes_a_teacher(distill: Distill, images: Path) -> None:
         *("--device", "cpu", "--dtype", "float32", "--threads", "1"),
     ]
     stopped = distill(*command, "--stop-after", "0.000001s")
-    assert stopped.out == "runs/pretrain-wrn16_1-tiles: stopped at step 1; run the same command again to go on\n"
-    done = distill(*command, "--test", images)
-    weights = Path("runs/pretrain-wrn16_1-tiles/teacher.safetensors")
+    folder, _, rest = stopped.out.partition(": ")
+    assert folder.startswith("runs/pretrain-wrn16_1-tiles-")
+    assert rest == "stopped at step 1; run the same command again to go on\n"
+    weights, page = Path(folder) / "teacher.safetensors", Path(folder) / "report.html"
+    done = distill(*command, "--test", images, "--no-register")
     first, second = done.out.splitlines()
     assert first.startswith(f"{weights}: trained in ")
     assert first.endswith(" on 16 images")
-    assert second == f"use it with --teacher wrn16_1 --teacher-weights {weights}"
+    assert second == f"use it with --teacher wrn16_1 --teacher-weights {weights}; report: {page}"
+    assert page.exists()
+    assert not store_dir().exists()
     report = distill(*command, "--json").json
+    assert report["teacher"] == load_classifier(weights).name
+    assert (store_dir() / f"{report['teacher']}.safetensors").exists()
     assert report["sha256"] == load_classifier(weights).sha256
     assert report["run"]["config"]["epochs"] == 2
     whole = distill(*command, "--out", "whole", "--json").json
     assert whole["sha256"] == report["sha256"]
-    distill(*command, "--no-flip").refused("was made differently: flip was True, now False")
+    distill(*command, "--no-flip", "--out", "whole").refused("was made differently: config.flip was True, now False")
+    assert distill("eval", folder, "--data", images, "--json").json["students"]["teacher"]["sha256"] == whole["sha256"]
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--set", "temperature=1"], "supervised has no setting 'temperature'"),
+        (["--set", "temperature=1"], "pretraining has no setting 'temperature'"),
         (["--epochs", "0"], "epochs is 0; expected a number of at least 1"),
         (["--batch-size", "17"], "batch size 17 does not fit the 16 images in"),
         (["--device", "tpu"], "unknown device 'tpu'"),

@@ -13,7 +13,7 @@ from PIL import Image
 from curate.corpora import open_corpus
 from curate.ingest import ingest
 from distill.methods import METHODS
-from distill.models import build
+from distill.models import build, spec
 from distill.models.teachers import load_classifier, save_classifier
 from distill.run import RunConfig, distill
 from distill.train import Pace
@@ -44,7 +44,7 @@ def write_teacher(
         with torch.no_grad():
             for _ in range(20):
                 net(torch.randn(16, 3, size, size))
-            net.fc.weight.mul_(8)  # answers that differ from image to image
+            net.get_parameter(f"{spec(arch).head}.weight").mul_(8)  # answers that differ from image to image
     save_classifier(path, net, arch=arch, mean=MEAN, std=STD, classes=classes, input_size=size, **extra)
     return path
 
