@@ -77,7 +77,7 @@ class Profile:
 
 
 def profile_network(
-    work: Workload, *, depth: int | None = None, backward: bool = True, seconds: float = 1.0
+    work: Workload, *, depth: int | None = None, backward: bool = True, seconds: float = 0.5
 ) -> Profile:
     """Measure a network and all its modules, forward for about `seconds`, and as long with the backward.
 

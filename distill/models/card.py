@@ -82,8 +82,8 @@ class Card:
 def join_names(names: Sequence[str]) -> str:
     """Class names as one line of CSV."""
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(names)
-    return line.getvalue()
+    csv.writer(line, lineterminator="\r\n").writerow(names)  # so that a name with a line end in it is quoted too
+    return line.getvalue().removesuffix("\r\n")
 
 
 def split_names(line: str) -> tuple[str, ...]:

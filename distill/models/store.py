@@ -153,11 +153,11 @@ def load_teacher(
     path = teacher_file(name, weights, made_with=made_with)
     if path is None:
         return None
-    own = path.parent == store_dir()
-    if own and arch is None and "arch" not in (metadata := read_metadata(path)):
-        arch = Stored(path=path, metadata=metadata).arch
+    stored = next((stored for stored in teachers() if stored.path == path), None)
+    if stored and "arch" not in stored.metadata:
+        arch = arch or stored.arch
     teacher = load_classifier(path, arch=arch, dtype=dtype, device=device)
-    if own:
+    if stored:
         check_sound(path, teacher.sha256)
     return teacher
 

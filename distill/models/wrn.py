@@ -51,8 +51,8 @@ class Group(nn.Module):
 class WideResNet(nn.Module):
     """WRN-`depth`-`widen_factor` with a head of `num_classes`, for images of any side >= 8 pixels.
 
-    Raises ValueError unless `depth` is 6 n + 4 with n >= 1: three groups of n blocks of two convolutions, the stem
-    and three shortcuts. Fresh weights: He normal over the fan-out, BN 1 and 0, head bias 0.
+    Raises ValueError unless `depth` is 6 n + 4 with n >= 1 (three groups of n blocks of two convolutions, the stem
+    and three shortcuts) and `widen_factor` >= 1. Fresh weights: He normal over the fan-out, BN 1 and 0, head bias 0.
     """
 
     def __init__(self, depth: int, widen_factor: int, *, num_classes: int) -> None:
@@ -60,6 +60,8 @@ class WideResNet(nn.Module):
         blocks, rest = divmod(depth - 4, 6)
         if rest or blocks < 1:
             raise ValueError(f"depth must be 6 n + 4 with n >= 1; got {depth}")
+        if widen_factor < 1:
+            raise ValueError(f"the widening factor must be >= 1; got {widen_factor}")
         widths = [16, 16 * widen_factor, 32 * widen_factor, 64 * widen_factor]
         self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.block1 = Group(widths[0], widths[1], blocks=blocks, stride=1)

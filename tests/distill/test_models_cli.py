@@ -18,7 +18,8 @@ NET = """
 from torch import nn
 
 def tiny(num_classes):
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), *pool, nn.Linear(4, num_classes))
 """
 FAST = ("--threads", "1", "--device", "cpu", "--batch-size", "2")
 
@@ -84,11 +85,13 @@ def test_json_tells_what_was_measured(distill: Command) -> None:
     assert 0 < speed["ms_min"] <= speed["ms"] <= speed["ms_max"]
 
 
-def test_of_the_whole_list_those_that_take_the_size(distill: Command) -> None:
+def test_of_the_whole_list_those_that_take_the_size(distill: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {name: MODELS[name] for name in ("wrn16_1", "alexnet", "vgg8_bn", "lenet5")}
+    monkeypatch.setattr("distill.models.MODELS", few)
     code, out, err = distill("models", "--no-speed", "--size", "16")
     assert code == 0
-    assert err == "left out, as they take no images of 16 px: alexnet, alexnet_half, lenet5, lenet5_half\n"
-    assert len(out.splitlines()) == 1 + len(MODELS) - 4
+    assert err == "left out, as they take no images of 16 px: alexnet, lenet5\n"
+    assert [row.split()[0] for row in out.splitlines()[1:]] == ["wrn16_1", "vgg8_bn"]
 
 
 @pytest.mark.parametrize(
@@ -120,14 +123,8 @@ def test_profile_prints_parts_layers_and_passes(distill: Command) -> None:
     assert [row.split()[0] for row in parts] == ["part", "0", "1", "2", "3", "4", "(outside)"]
     assert parts[1].split()[:5] == ["0", "Conv2d", "4x30x30", "112", "97,200"]
     assert parts[5].split()[:5] == ["4", "Linear", "5", "25", "20"]
-    assert {row.split()[0] for row in layers[1:]} == {
-        "Conv2d",
-        "ReLU",
-        "AdaptiveAvgPool2d",
-        "Flatten",
-        "Linear",
-        "(outside)",
-    }
+    kinds = {"Conv2d", "ReLU", "AdaptiveAvgPool2d", "Flatten", "Linear", "(outside)"}
+    assert {row.split()[0] for row in layers[1:]} == kinds
     assert sum(float(row.split()[-1]) for row in layers[1:]) == pytest.approx(1, abs=0.01)
     assert [row.rsplit(maxsplit=5)[0] for row in passes] == ["pass", "forward", "forward + backward"]
     assert words[0].startswith("tiny.py:tiny, 32 px, 5 classes: 137 parameters, 97,220 MACs; forward at ")

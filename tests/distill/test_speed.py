@@ -42,7 +42,7 @@ def test_a_workload_is_the_networks_own_unless_said() -> None:
     assert work.batch_size == MOST_IMAGES["cpu"]
 
 
-@pytest.mark.parametrize("name", ["resnet20", "lenet5"])
+@pytest.mark.parametrize("name", ["wrn16_1", "lenet5"])
 def test_counts_at_another_size_and_head_are_of_that_network(name: str) -> None:
     model = spec(name)
     work = workload(model, size=40, classes=7)
