@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distill import models_cli, teachers_cli
+from distill.options import Device, Dtype, Json, Set, Threads
 from manifests.console import emit_json, new_app, note, print_table, run
 from manifests.progress import bar
 
@@ -25,13 +26,8 @@ STARTER_TEST = "builtin:digits?split=test"
 STARTER_TRAIN = "builtin:digits?split=train"
 
 Work = Annotated[Path, typer.Option(help="Folder for what can be made again: corpus stores, scores.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16; auto is bfloat16 where the hardware has it.")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads; default: all cores.", min=1)]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Move another run in --out aside.")]
 StopAfter = Annotated[str | None, typer.Option(help="Save and stop after this long (9m, 90s); rerun to go on.")]
-Set = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: NAME=VALUE; repeat for more.")]
 DEFAULT_WORK = Path(".transferset")
 
 

@@ -32,7 +32,7 @@ class UnsupportedSize(DistillError):
 
 
 class BadWeights(DistillError):
-    """A weights file is absent, is not safetensors, or its metadata does not say what it holds."""
+    """A weights file is absent, damaged, would run code, or does not say what it holds."""
 
 
 class WrongArchitecture(BadWeights):

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from distill.options import Device, Dtype, Json, Threads
 from manifests.console import emit_json, note, print_table
 from manifests.progress import bar
 
@@ -15,10 +16,6 @@ if TYPE_CHECKING:
 Size = Annotated[int | None, typer.Option(help="Pixels a side of the images; default: the network's own.")]
 Classes = Annotated[int | None, typer.Option(help="Classes of the head; default: as the papers count.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images in a pass; default: by the network's weight.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16; auto is bfloat16 where the hardware has it.")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads; default: all cores.", min=1)]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 def models(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distill.errors import DistillError, UnknownTeacher
+from distill.options import Json
 from manifests.console import emit_json, new_app, note, print_table
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
 app = new_app("List the stored teachers, which `--teacher NAME` finds; add, show or remove one.")
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Name = Annotated[
     str, typer.Argument(help="Its name, a beginning of that which reaches into the hash, or its architecture.")
 ]

@@ -40,7 +40,8 @@ def unknown(words: list[str]) -> list[str]:
     """What of an invocation does not exist: its command, or one of its options."""
     if words[1:] and not words[1].startswith("-") and tuple(words[:2]) not in COMMANDS:
         return [" ".join(words[:2])]
-    command: Any = COMMANDS[tuple(words[:2])] if tuple(words[:2]) in COMMANDS else COMMANDS[(words[0],)]
+    longest = max(n for n in (1, 2, 3) if tuple(words[:n]) in COMMANDS)
+    command: Any = COMMANDS[tuple(words[:longest])]
     known = {"--help", *(option for p in command.params for option in (*p.opts, *p.secondary_opts))}
     given = {word.split("=")[0] for word in words if word.startswith("--") and word != "--"}
     return sorted(given - known)

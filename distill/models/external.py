@@ -20,6 +20,7 @@ from distill.models.counts import count
 from distill.models.modelspec import ModelSpec
 
 FORMS = ("torchvision:NAME", "timm:NAME", "path/to/file.py:factory")
+_SMALLER = (8, 16, 32, 64, 128)  # px: among these lies the least that a network is said to take
 _TRIED = (32, 28, 64, 224)  # px: sizes at which a user's network is tried, in this order
 
 
@@ -29,7 +30,12 @@ def is_code(arch: str) -> bool:
 
 
 def find(name: str) -> ModelSpec:
-    """Describe a network from outside. Raises UnknownModel, which says why it cannot be used."""
+    """Describe a network from outside; torch's random state stays. Raises UnknownModel: why it cannot be used."""
+    with torch.random.fork_rng(devices=[]):
+        return _find(name)
+
+
+def _find(name: str) -> ModelSpec:
     place, _, rest = name.rpartition(":") if is_code(name) else name.partition(":")
     if is_code(name):
         return _from_file(name, Path(place), rest)
@@ -116,10 +122,11 @@ def _describe(
     name: str, build: Callable[[int], nn.Module], *, sizes: tuple[int, ...], classes: int, **facts: Any
 ) -> ModelSpec:
     """Build it once, show it an image, and write down what is there to see. Raises UnknownModel."""
-    with torch.random.fork_rng(devices=[]):
-        net = _build(name, build, classes)
-        size, channels, head = _first_fit(name, net, [(size, channels) for channels in (3, 1) for size in sizes])
-        counted = count(net, size=size, channels=channels)
+    net = _build(name, build, classes)
+    size, channels, head = _first_fit(name, net, [(size, channels) for channels in (3, 1) for size in sizes])
+    counted = count(net, size=size, channels=channels)
+    tried = sorted({*_SMALLER, size, size + 32})
+    works = [trial for trial in tried if isinstance(_head(net, trial, channels), str)]
     outputs, feature_dim = net.get_parameter(f"{head}.weight").shape
     if outputs != classes:
         raise UnknownModel(f"{name} gives {outputs} logits where it was asked for {classes} classes")
@@ -132,7 +139,8 @@ def _describe(
         macs=counted.macs,
         classes=classes,
         input_size=size,
-        smallest=size,  # not known to take less
+        smallest=works[0],
+        largest=None if size + 32 in works else size,
         channels=channels,
         **facts,
     )
