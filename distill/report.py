@@ -51,7 +51,7 @@ def write_report(run: Path, report: Mapping[str, Any], folder: ShardFolder | Non
 def write_teacher_report(run: Path, report: Mapping[str, Any], card: Mapping[str, str]) -> None:
     """Write the page of a pretrained classifier; ``card`` is its weights file's metadata."""
     plan = report["run"]
-    facts = [("architecture", plan["model"]), ("trained on", f"{card['images']} images of {card['dataset']}")]
+    facts = [("architecture", plan["model"]), ("trained on", f"{int(card['images']):,} images of {card['dataset']}")]
     if report["test_accuracy"] is not None:
         facts.append(("test accuracy", f"{_percent(report['test_accuracy'])} of {report['test_images']:,} images"))
     page = render(

@@ -4,6 +4,7 @@ They are described by one look at the network itself: its last linear layer is t
 """
 
 import functools
+import hashlib
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
@@ -77,13 +78,15 @@ def _from_timm(name: str, model: str) -> ModelSpec:
     if model not in timm.list_models() and model not in timm.list_pretrained():
         raise UnknownModel(f"timm has no model {model!r}; `timm.list_models()` lists them")
     config = timm.get_pretrained_cfg(model)
+    tags = [model] if "." in model else timm.list_pretrained(f"{model}.*")
+    normalisers = {(tuple(c.mean), tuple(c.std)) for c in map(timm.get_pretrained_cfg, tags) if c}
     return _describe(
         name,
         lambda num_classes: timm.create_model(model, pretrained=False, num_classes=num_classes),
         family="timm",
         sizes=(config.input_size[1] if config else 224,),
         classes=1000,
-        published=_metadata(config.mean, config.std) if config else {},
+        published=_metadata(normalisers),
         source=f"timm {timm.__version__}",
     )
 
@@ -95,7 +98,8 @@ def _from_file(name: str, path: Path, factory: str) -> ModelSpec:
     made = getattr(_load(path), factory, None)
     if not callable(made):
         raise UnknownModel(f"{path} has no function {factory!r}; expected one that takes num_classes, gives a network")
-    return _describe(name, made, family="file", sizes=_TRIED, classes=100, source=str(path))
+    code = hashlib.sha256(path.read_bytes()).hexdigest()
+    return _describe(name, made, family="file", sizes=_TRIED, classes=100, code=code, source=str(path))
 
 
 def _load(path: Path) -> ModuleType:
@@ -112,10 +116,13 @@ def _load(path: Path) -> ModuleType:
     return module
 
 
-def _metadata(mean: Any, std: Any, classes: Any = None) -> dict[str, str]:
-    """What all published weights of a network share, as a weights file would say it."""
-    numbers = {"mean": ",".join(map(str, mean)), "std": ",".join(map(str, std))}
-    return numbers | ({"classes": join_names(classes)} if classes else {})
+def _metadata(normalisers: set[tuple[Any, Any]], classes: Sequence[str] = ()) -> dict[str, str]:
+    """What all published weights of a network share, as a weights file would say it: no normaliser if they differ."""
+    facts = {"classes": join_names(classes)} if classes else {}
+    if len(normalisers) == 1:
+        mean, std = normalisers.pop()
+        facts |= {"mean": ",".join(map(str, mean)), "std": ",".join(map(str, std))}
+    return facts
 
 
 def _describe(

@@ -40,6 +40,8 @@ class ModelSpec:
     """metadata that hold for all published weights of it, where a file of them has none: mean, std, classes"""
     auxiliary: tuple[str, ...] = ()
     """prefixes of tensors in published files that serve training alone and are not loaded"""
+    code: str | None = None
+    """SHA-256 of the user's file that builds it; modules that the file imports are not in it"""
     source: str
     """paper or place that defines it"""
 
@@ -53,3 +55,8 @@ class ModelSpec:
         """A network to load weights into; torch's random state stays as it was."""
         with torch.random.fork_rng(devices=[]):
             return self.build(num_classes)
+
+
+def plain(arch: str) -> str:
+    """An architecture's name with all that a file name should not have as '-'."""
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in arch).strip(".-")

@@ -14,6 +14,7 @@ from distill.errors import BadWeights, WrongArchitecture
 from distill.models import MODELS, ModelSpec, spec
 from distill.models.card import Card
 from distill.models.external import is_code
+from distill.models.modelspec import plain
 from distill.models.view import LUMA, Precision, Probe, TeacherView, Watch
 from distill.models.weights import check_fits, plain_state, read_weights, serialise, weights_sha256
 from manifests.commit import write_bytes
@@ -43,10 +44,12 @@ class Classifier(nn.Module):
         if dtype == "bfloat16":
             self.net.to(memory_format=torch.channels_last)
         self._probe = Probe(self.net, head=model.head)
+        self._modules_of_net = tuple(self.net.modules())  # walking the tree anew costs a percent of a small forward
         self.card = card
         self.name = stored_name(card.arch, sha256)
         self.arch = card.arch
         self.sha256 = sha256  # of the tensors, not of the file
+        self.code = model.code
         self.num_classes = len(card.classes)
         self.input_size = card.input_size
         self.channels = len(card.mean)
@@ -69,7 +72,7 @@ class Classifier(nn.Module):
 
         RGB images; a grey classifier takes their luma.
         """
-        if any(module.training for module in self.net.modules()):  # somebody reached past `train` above
+        if any(module.training for module in self._modules_of_net):  # somebody reached past `train` above
             self.net.eval()
         return self._probe(images_BCHW, mean_C=self.mean_C, std_C=self.std_C, dtype=self.dtype)
 
@@ -84,8 +87,7 @@ class Classifier(nn.Module):
 
 def stored_name(arch: str, sha256: str) -> str:
     """What the teachers' store calls a network: fit for a file name, whatever the architecture is called."""
-    plain = "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in arch)
-    return f"{plain.strip('.-')}-{sha256[:12]}"
+    return f"{plain(arch)}-{sha256[:12]}"
 
 
 def load_classifier(
@@ -111,7 +113,7 @@ def classifier_of(
     """A weights file's content as a classifier; errors as in `load_classifier`, which begin with its ``source``.
 
     `input_size` and `classes` may be absent from the metadata (then the architecture's size and "0", "1", ...); `mean`
-    and `std` only where all published weights of the architecture share them.
+    and `std` only where all published weights of the architecture share them, and there are as many classes.
     """
     model = spec(stated_arch(metadata, asked=arch, source=source))
     used = {name: tensor for name, tensor in tensors.items() if not name.startswith(model.auxiliary or ("\0",))}
@@ -119,16 +121,17 @@ def classifier_of(
     outputs = head.shape[0] if head is not None and head.ndim == 2 else model.classes
     try:
         card = Card.from_metadata(
-            {**_published(model, outputs), **metadata}, arch=model.name, outputs=outputs, input_size=model.input_size
+            {**(model.published if outputs == model.classes else {}), **metadata}, arch=model.name, outputs=outputs, input_size=model.input_size
         )
         if (flip := metadata.get("flip", "true")) not in ("true", "false"):
             raise BadWeights(f"flip is {flip!r}; expected true or false")
     except BadWeights as error:
         numbers = "R,G,B" if model.channels == len(LUMA) else "GREY"
-        raise BadWeights(
-            f"the metadata of {source!r} cannot be used: {error}\nSay what is right once:"
-            f" distill teachers add {shlex.quote(source)} --arch {model.name} --mean {numbers} --std {numbers}"
-        ) from None
+        remedy = (
+            f"\nSay it once: distill teachers add {shlex.quote(source)} --arch {model.name} --mean {numbers} --std {numbers}"
+        )
+        told = {"mean", "std"} <= metadata.keys()
+        raise BadWeights(f"the metadata of {source!r} cannot be used: {error}{'' if told else remedy}") from None
     model.check_size(card.input_size)
     net = model.skeleton(len(card.classes))
     check_fits(used, net, what=f"a {model.name} with {len(card.classes)} classes", source=source)
@@ -137,11 +140,6 @@ def classifier_of(
     net.load_state_dict(used, strict=False)  # all but BN's step counters is there, as checked above
     classifier = Classifier(net, model=model, card=card, sha256=weights_sha256(used), metadata=metadata, dtype=dtype)
     return classifier.to(device)
-
-
-def _published(model: ModelSpec, outputs: int) -> dict[str, str]:
-    """The facts of a network's published weights that hold for these: class names only if there are as many."""
-    return {name: fact for name, fact in model.published.items() if name != "classes" or outputs == model.classes}
 
 
 def save_classifier(

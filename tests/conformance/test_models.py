@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from distill import models
-from distill.errors import UnknownModel
+from distill.errors import UnknownModel, UnsupportedSize
 from distill.models import MODELS, ModelSpec, build, spec
 from distill.models.counts import Counts, count
 from distill.models.student import fresh_student
@@ -91,7 +91,10 @@ def test_row_says_what_is_so(name: str) -> None:
     assert spec(name) is row
     assert (Path(models.__file__).parent / f"{row.family}.py").is_file()
     assert row.source
-    assert row.smallest <= row.input_size
+    assert row.smallest <= row.input_size <= (row.largest or row.input_size)
+    row.check_size(row.input_size)
+    with pytest.raises(UnsupportedSize, match=f"{name} cannot work at {row.smallest - 1} px; .* {row.smallest} "):
+        row.check_size(row.smallest - 1)
     assert row.channels in (1, 3)
     with torch.device("meta"):
         head = row.build(9).get_submodule(row.head)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
-from distill.errors import BadWeights, UnknownModel, WrongArchitecture
+from distill.errors import BadWeights, UnknownModel, UnsupportedSize, WrongArchitecture
 from distill.models import MODELS, build, spec
 from distill.models.external import find, is_code
 from distill.models.store import register
@@ -50,10 +50,11 @@ def test_torchvisions_resnet18() -> None:
     row = spec("torchvision:resnet18")
     assert (row.params, row.macs) == (11_689_512, 1_814_073_344)  # torchvision prints 11.69 M and 1.81 G
     assert (row.name, row.family, row.head, row.feature_dim) == ("torchvision:resnet18", "torchvision", "fc", 512)
-    assert (row.input_size, row.smallest, row.channels, row.classes) == (224, 224, 3, 1000)
+    assert (row.input_size, row.largest, row.channels, row.classes) == (224, None, 3, 1000)
     assert row.source.startswith("https://github.com/pytorch/vision/")
     assert row is spec("torchvision:resnet18")  # looked at once
-    assert build("torchvision:resnet18", 7)(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+    net = build("torchvision:resnet18", 7).eval()
+    assert net(torch.zeros(2, 3, row.smallest, row.smallest)).shape == (2, 7)
 
 
 def test_published_weights_need_not_say_their_normaliser_and_classes() -> None:
@@ -85,6 +86,9 @@ def test_auxiliary_heads_in_a_file_are_dropped(model: str, prefixes: set[str]) -
     net = torchvision_models.get_model(
         model, weights=None, num_classes=7, aux_logits=True, transform_input=True, init_weights=False
     ).eval()
+    for parameter in net.parameters():
+        if parameter.ndim == 4:
+            nn.init.kaiming_normal_(parameter, nonlinearity="relu")  # or the image is lost on the way to the logits
     state = net.state_dict()
     assert {name.split(".")[0] for name in state if name.lower().startswith("aux")} == prefixes
     teacher = classifier_of(state, {}, arch=f"torchvision:{model}", source="x.pth")
@@ -159,6 +163,7 @@ def test_own_network(write: Write) -> None:
     row = spec(write())
     assert (row.params, row.macs) == (3 * 9 * 4 + 4 + 2 * 4 + 5 * 100, 4 * 30 * 30 * 27 + 4 * 100)
     assert (row.family, row.head, row.feature_dim, row.channels, row.input_size) == ("file", "5", 4, 3, 32)
+    assert (row.smallest, row.largest) == (8, None)
     assert row.build(9)(torch.zeros(2, 3, 8, 8)).shape == (2, 9)
 
 
@@ -181,7 +186,10 @@ def test_own_grey_network_is_found_to_be_one_and_goes_round(write: Write, tmp_pa
 def test_own_network_of_a_fixed_size(write: Write, size: int) -> None:
     flat = f"from torch import nn\ndef make(n): return nn.Sequential(nn.Flatten(), nn.Linear({size * size}, n))\n"
     row = spec(write(flat))
-    assert (row.input_size, row.smallest, row.channels, row.macs) == (size, size, 1, size * size * 100)
+    assert (row.input_size, row.channels, row.macs) == (size, 1, size * size * 100)
+    assert (row.smallest, row.largest) == (size, size)
+    with pytest.raises(UnsupportedSize, match=f"cannot work at 32 px; it takes images of {size} to {size} px a side"):
+        row.check_size(32)
 
 
 def test_own_file_may_use_dataclasses_and_random_numbers(write: Write) -> None:

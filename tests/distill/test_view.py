@@ -325,7 +325,7 @@ def test_compiled_view_shows_what_is_watched_from_then_on() -> None:
         view = asked(images())
         assert (list(view.maps), list(view.batch_norm)) == (["conv"], ["early", "late"])
     assert (asked(images()).maps, asked(images()).batch_norm) == ({}, {})
-    with probe.watch(maps=["late"]):
+    with probe.watch(maps=["late"], batch_norm=True):
         view = asked(images())
-        assert (list(view.maps), view.batch_norm) == (["late"], {})
+        assert (list(view.maps), list(view.batch_norm)) == (["late"], ["early", "late"])
         assert torch.equal(view.maps["late"], ask(probe, images()).maps["late"])
