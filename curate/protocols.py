@@ -33,6 +33,8 @@ class Teacher(Protocol):
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    code: str | None
+    """SHA-256 of the user's file that builds it, if one does"""
 
     @property
     def dtype(self) -> str:

@@ -86,7 +86,8 @@ def score(
 
 def teacher_facts(teacher: Teacher) -> dict[str, Any]:
     """What the scores of a teacher depend on, for fingerprints and provenance."""
-    return {"teacher": teacher.sha256, "dtype": teacher.dtype, "mean": list(teacher.mean), "std": list(teacher.std)}
+    facts = {"teacher": teacher.sha256, "dtype": teacher.dtype, "mean": list(teacher.mean), "std": list(teacher.std)}
+    return facts | ({"code": teacher.code} if teacher.code else {})
 
 
 def _who(teacher: Teacher) -> dict[str, str]:

@@ -134,7 +134,13 @@ def _document(
         "builtin": all(store.document["builtin"] for store in stores.values()),
         "size": first.size,
         "transform": first.document["transform"],
-        "teacher": {"name": teacher.name, "sha256": teacher.sha256, "arch": teacher.arch},
+        "teacher": {
+            "name": teacher.name,
+            "sha256": teacher.sha256,
+            "arch": teacher.arch,
+            "mean": list(teacher.mean),
+            "std": list(teacher.std),
+        },
         "classes": list(teacher.classes),
         **_count(decided, teacher),
     }

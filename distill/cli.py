@@ -87,7 +87,7 @@ def train(
         raise UnknownTeacher(f"the teacher of {shards}, {own['name']}, is not stored; pass --teacher-weights FILE")
     if teacher_weights is not None:
         register(teacher_weights, arch=the_teacher.arch)  # so that `distill eval` finds it from the run's plan
-    out = out or default_out(config.plan(folder, the_teacher, device=where))
+    out = out or default_out(config.plan(folder, the_teacher, device=where), method, student)
     report = distill(
         folder,
         the_teacher,
@@ -197,9 +197,10 @@ def pretrain(
     from distill.device import choose_device, choose_dtype
     from distill.models import spec
     from distill.models import store as teachers
-    from distill.pretrain import PretrainConfig, default_out
+    from distill.pretrain import PretrainConfig
     from distill.pretrain import pretrain as train_classifier
     from distill.recipes import configure_teacher
+    from distill.run import default_out
     from distill.train import Pace
 
     where, pace = choose_device(device), Pace(stop_after_s=_seconds(stop_after))
@@ -218,7 +219,7 @@ def pretrain(
     store = _labelled(data, size=size, work=work, threads=threads)
     tested = _labelled(test, size=size, work=work, threads=threads) if test else None
     corpus = str(store.document["corpus"])
-    out = out or default_out(job.plan(store, device=where), corpus)
+    out = out or default_out(job.plan(store, device=where), "pretrain", model, corpus)
     report = train_classifier(
         store, job, out=out, device=where, test=tested, dataset=corpus, replace=replace, pace=pace, progress=bar
     )
@@ -248,6 +249,7 @@ def starter_teacher(arch: str, *, device: str = "auto", threads: int | None = No
 
     from distill.device import choose_device, choose_dtype
     from distill.models import spec
+    from distill.models.modelspec import plain
     from distill.models.store import find_starter, register, store_dir
     from distill.pretrain import PretrainConfig
     from distill.pretrain import pretrain as train_classifier
@@ -271,7 +273,7 @@ def starter_teacher(arch: str, *, device: str = "auto", threads: int | None = No
     report = train_classifier(
         train_set,
         job,
-        out=folder / arch,
+        out=folder / plain(arch),
         device=where,
         test=test_set,
         dataset=STARTER_TRAIN,
@@ -279,7 +281,7 @@ def starter_teacher(arch: str, *, device: str = "auto", threads: int | None = No
         progress=bar,
     )
     _set_threads(threads or threads_before)
-    return register(report["weights"])
+    return register(report["weights"], arch=arch)
 
 
 def _labelled(spec: str, *, size: int, work: Path, threads: int | None) -> "ShardFolder":

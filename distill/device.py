@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -39,6 +40,23 @@ def choose_dtype(name: str, device: torch.device) -> Precision:
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # torch offers no public question
     return "bfloat16" if any(getattr(torch.cpu, a, lambda: False)() for a in asked) else "float32"
+
+
+@contextlib.contextmanager
+def in_words(what: str) -> Iterator[None]:
+    """What batches of another size would mend, said to the user; ``what`` is the network, or the run."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DistillError(f"{what} does not fit into memory; take a smaller batch ({_line(error)})") from None
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise DistillError(f"{what} cannot be trained: batch norm needs more than one value a channel") from None
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")
 
 
 def hardware(device: torch.device) -> dict[str, Any]:

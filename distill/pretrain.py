@@ -21,7 +21,7 @@ from distill.report import REPORT, write_teacher_report
 from distill.train import Pace, train
 from manifests.commit import claimed, write_json
 from manifests.progress import Progress, silent
-from manifests.provenance import VERSION, fingerprint
+from manifests.provenance import VERSION
 from shards.index import ShardFolder
 from shards.stream import Stream
 
@@ -46,13 +46,8 @@ class PretrainConfig:
 
     def plan(self, data: ShardFolder, *, device: torch.device) -> dict[str, Any]:
         """What the output belongs to; equal plans give equal weights on the same processor and threads."""
-        return {**asdict(self), "data": data.id, "device": device.type}
-
-
-def default_out(plan: dict[str, Any], corpus: str) -> Path:
-    """Where it goes when nobody says: equal plans share a folder, so the same command resumes."""
-    model = plan["model"].replace("/", "-").replace(":", "-")
-    return Path("runs") / f"pretrain-{model}-{corpus}-{fingerprint(plan)[:8]}"
+        code = spec(self.model).code
+        return {**asdict(self), **({"code": code} if code else {}), "data": data.id, "device": device.type}
 
 
 def pretrain(

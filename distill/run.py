@@ -13,6 +13,7 @@ from distill.device import hardware
 from distill.errors import DistillError
 from distill.methods.base import Config, Method, Setup
 from distill.models import spec
+from distill.models.modelspec import plain
 from distill.models.student import fresh_student
 from distill.models.teachers import Classifier, load_classifier, save_classifier
 from distill.models.view import Precision
@@ -57,6 +58,9 @@ class RunConfig:
             **asdict(self),
             "transfer_set": folder.id,
             "teacher": teacher.sha256,
+            "normaliser": [list(teacher.mean), list(teacher.std)],
+            "flip": teacher.flip,
+            **({"code": [teacher.code, code]} if (code := spec(self.student).code) or teacher.code else {}),
             "device": device.type,
         }
 
@@ -67,9 +71,9 @@ class RunConfig:
         return self.config.epochs * stream.batches_per_epoch
 
 
-def default_out(plan: dict[str, Any]) -> Path:
+def default_out(plan: dict[str, Any], *words: str) -> Path:
     """Where a run goes when nobody says: equal plans share a folder, so the same command resumes."""
-    return Path("runs") / f"{plan['method']}-{plan['student']}-{fingerprint(plan)[:8]}"
+    return Path("runs") / "-".join([*map(plain, words), fingerprint(plan)[:8]])
 
 
 def build_method(
@@ -120,6 +124,14 @@ def distill(
         raise DistillError(
             f"{folder.path} holds {folder.size} px images, {teacher.name} takes {teacher.input_size} px; "
             f"curate again with this teacher"
+        )
+    own = folder.document["teacher"]
+    mine = {"sha256": teacher.sha256, "mean": list(teacher.mean), "std": list(teacher.std)}
+    then = {name: own.get(name, fact) for name, fact in mine.items()}  # sets of the first release do not say all
+    if then["sha256"] == teacher.sha256 and then != mine:
+        raise DistillError(
+            f"{folder.path} was chosen by {teacher.name} when its mean was {then['mean']} and its std {then['std']};"
+            f" now they are {mine['mean']} and {mine['std']}: curate again"
         )
     plan = run.plan(folder, teacher, device=device)
     method, stream = build_method(run, folder, teacher, device=device)

@@ -3,16 +3,16 @@
 Every reading of the clock waits for the device to be done with what it was given.
 """
 
-import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.device import in_words
 from distill.errors import DistillError, UnsupportedSize
 from distill.models import ModelSpec
 from distill.models.counts import Counts, count
@@ -42,6 +42,11 @@ class Workload:
     device: torch.device
     counts: Counts
     """at this size, with this head"""
+
+    @property
+    def what(self) -> str:
+        """For messages."""
+        return f"{self.model.name} at {self.size} px in batches of {self.batch_size}"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -117,13 +122,14 @@ class Bench:
         model, layout = work.model, torch.channels_last if work.dtype == "bfloat16" else torch.contiguous_format
         shape = (work.batch_size, model.channels, work.size, work.size)
         images_BCHW = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        with _in_words(work):
+        with in_words(work.what):
             self.net = model.skeleton(work.classes).to(work.device)
             if work.dtype == "bfloat16":
                 self.net.to(memory_format=torch.channels_last)
             self.images_BCHW = images_BCHW.to(work.device, memory_format=layout)
             self._labels_B = torch.zeros(work.batch_size, dtype=torch.long, device=work.device)
         self._low = work.dtype == "bfloat16"
+        self._name = model.name
 
     def forward(self) -> None:
         with torch.no_grad():
@@ -131,18 +137,22 @@ class Bench:
 
     def train(self) -> None:
         self.net.zero_grad()
+        if not any(parameter.requires_grad for parameter in self.net.parameters()):
+            raise DistillError(f"{self._name} has no parameter to train; --no-backward measures the rest")
         F.cross_entropy(self._logits(self.net.train()).float(), self._labels_B).backward()  # type: ignore[no-untyped-call]
 
     def _logits(self, net: nn.Module) -> Tensor:
         with torch.autocast(self.images_BCHW.device.type, dtype=torch.bfloat16, enabled=self._low):
-            logits_BK: Tensor = net(self.images_BCHW)
+            logits_BK = net(self.images_BCHW)
+        if not isinstance(logits_BK, Tensor):  # as some do in training mode alone
+            raise DistillError(f"{self._name} returns a {type(logits_BK).__name__}; expected a tensor of logits (B, K)")
         return logits_BK
 
 
 def timed(run: Callable[[], None], work: Workload, seconds: float, between: Callable[[], None] = lambda: None) -> Speed:
     """Run it for about so long; what is done in between is not timed."""
     ms: list[float] = []
-    with _in_words(work):
+    with in_words(work.what):
         for _ in range(WARM_UP):
             run()
             between()
@@ -168,17 +178,3 @@ def now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-@contextlib.contextmanager
-def _in_words(work: Workload) -> Iterator[None]:
-    """What a batch of another size would mend, said to the user."""
-    what = f"{work.model.name} at {work.size} px in batches of {work.batch_size}"
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise DistillError(f"{what} does not fit into the memory of {work.device}; take a smaller batch") from None
-    except ValueError as error:
-        if "more than 1 value per channel" not in str(error):
-            raise
-        raise DistillError(f"{what} cannot be trained: batch norm needs more than one value a channel") from None

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from distill import checkpoint
+from distill.device import in_words
 from distill.errors import BadCheckpoint, Diverged
 from distill.feed import Feed, Labels
 from distill.methods.base import Method
@@ -83,6 +84,7 @@ def train(
     method.setup.student.net.train()
     started, saved, before = time.monotonic(), time.monotonic(), now.seconds
     with (
+        in_words(f"a step of batches of {method.config.batch_size}"),
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         Feed(stream, device=device, labels=labels) as feed,
         _interruptible() as interrupted,

@@ -16,7 +16,7 @@ from distill.errors import DistillError
 from distill.models.student import Student
 from distill.models.teachers import Classifier
 from manifests.keys import address
-from shards.augment import crop_and_flip
+from shards.augment import PAD, crop_and_flip
 
 
 class Stateful(Protocol):
@@ -101,9 +101,9 @@ class Setup:
             raise AssertionError("this method needs a teacher and was built without one")
         return self.teacher
 
-    def augmented(self, batch: RealBatch) -> Tensor:
+    def augmented(self, batch: RealBatch, *, pad: int = PAD) -> Tensor:
         """The batch's images, cropped and flipped as addressed by (seed, key, epoch); uint8."""
-        return crop_and_flip(batch.images_BCHW, batch.keys, seed=self.seed, view=batch.epoch, flip=self.flip)
+        return crop_and_flip(batch.images_BCHW, batch.keys, seed=self.seed, view=batch.epoch, flip=self.flip, pad=pad)
 
     def noise(self, purpose: str, step: int, shape: Sequence[int]) -> Tensor:
         """Standard normal numbers on the device, addressed by (seed, purpose, step)."""

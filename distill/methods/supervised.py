@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from distill.errors import DistillError
 from distill.methods.base import Config, Method, RealBatch, Setup, Stateful, descend, sgd
 from distill.methods.schedules import SCHEDULES, warmed
-from shards.augment import PAD, crop_and_flip
+from shards.augment import PAD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +60,10 @@ class Supervised(Method):
         return {"student": self.setup.student.net, "optimizer": self.optimizer}
 
     def step(self, real: Sequence[RealBatch], step: int) -> dict[str, Tensor]:
-        if real[0].labels_B is None:
-            raise AssertionError("this method needs labels and was given none")
         batch, config = real[0], self.config
-        images_BCHW = crop_and_flip(
-            batch.images_BCHW, batch.keys, seed=self.setup.seed, view=batch.epoch, flip=config.flip, pad=config.pad
-        )
-        loss = F.cross_entropy(self.setup.student(images_BCHW), batch.labels_B)
+        if batch.labels_B is None:
+            raise AssertionError("this method needs labels and was given none")
+        loss = F.cross_entropy(self.setup.student(self.setup.augmented(batch, pad=config.pad)), batch.labels_B)
         warm_steps = self.setup.steps * config.warm_up // config.epochs
         descend(loss, self.optimizer, lr=config.lr * warmed(config.schedule, step, self.setup.steps, warm=warm_steps))
         return {"cross_entropy": loss.detach()}

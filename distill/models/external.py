@@ -52,7 +52,8 @@ def _from_torchvision(name: str, model: str) -> ModelSpec:
 
     if model not in models.list_models(module=models):
         raise UnknownModel(f"torchvision has no classifier {model!r}; `torchvision.models.list_models()` lists them")
-    weights = models.get_model_weights(model)["DEFAULT"]
+    published = models.get_model_weights(model)
+    weights = published["DEFAULT"]
     extra: dict[str, Any] = {}
     if model in ("googlenet", "inception_v3"):
         # as the published weights want it: they were trained on inputs of another scale, and with auxiliary heads
@@ -64,7 +65,7 @@ def _from_torchvision(name: str, model: str) -> ModelSpec:
         family="torchvision",
         sizes=(transform.crop_size[0],),
         classes=len(classes),
-        published=_metadata(transform.mean, transform.std, classes),
+        published=_metadata({(tuple(w.transforms().mean), tuple(w.transforms().std)) for w in published}, classes),
         auxiliary=("aux1.", "aux2.", "AuxLogits."),
         source=str(weights.meta["recipe"]),
     )

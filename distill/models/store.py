@@ -48,7 +48,8 @@ def register(path: Path | str, *, arch: str | None = None, facts: Mapping[str, s
 
     What is stored says everything of itself: its own metadata, ``facts`` over them (`mean`, `std`, `classes`, ...; as
     strings, see card.py), and what the architecture adds. A file that says all that already is copied byte for byte.
-    Facts are also written over what a stored file says. Raises as `load_classifier` does; `arch` as there.
+    What is told of weights that are there already, by ``facts`` or by the file itself, takes the place of what was told
+    before. Raises as `load_classifier` does; `arch` as there.
     """
     path = Path(path)
     tensors, metadata = read_weights(path)
@@ -57,7 +58,8 @@ def register(path: Path | str, *, arch: str | None = None, facts: Mapping[str, s
     whole = made.metadata | card
     stored = store_dir() / f"{made.name}.safetensors"
     says = read_metadata(stored) if _holds(stored, made.sha256) else {}
-    if says != whole if facts else not card.keys() <= says.keys():
+    told = (metadata.keys() | (facts or {}).keys()) & (card.keys() | {"flip"})
+    if says != whole if facts else not card.keys() <= says.keys() or any(says.get(k) != whole[k] for k in told):
         kept = {name: tensor for name, tensor in tensors.items() if name in made.net.state_dict()}
         says_all = metadata.items() >= whole.items() and kept.keys() == tensors.keys()
         write_bytes(stored, path.read_bytes() if says_all else serialise(kept, whole))
@@ -101,14 +103,12 @@ def _holds(path: Path, sha256: str) -> bool:
     return False
 
 
-def resolve(name: str, *, weights: Path | None = None) -> Path:
-    """The weights file that `--teacher name [--teacher-weights FILE]` means.
+def resolve(name: str) -> Path:
+    """The weights file that `--teacher name` means.
 
-    FILE if given; else the stored teacher that `find` finds; else the one file in the working folder that is called by
+    The stored teacher that `find` finds; else the one file in the working folder that is called by
     that name, with or without something after it, and is .safetensors or .pth. Raises UnknownTeacher.
     """
-    if weights is not None:
-        return weights
     if found := _called(name):
         return _one(found, name, "the store").path
     begin = stored_name(name, "").removesuffix("-")
@@ -154,8 +154,8 @@ def load_teacher(
     if path is None:
         return None
     stored = next((stored for stored in teachers() if stored.path == path), None)
-    if stored and "arch" not in stored.metadata:
-        arch = arch or stored.arch
+    if stored:
+        arch = stored.arch  # code too: it is in the store because the user named it
     teacher = load_classifier(path, arch=arch, dtype=dtype, device=device)
     if stored:
         check_sound(path, teacher.sha256)

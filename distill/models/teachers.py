@@ -121,17 +121,18 @@ def classifier_of(
     outputs = head.shape[0] if head is not None and head.ndim == 2 else model.classes
     try:
         card = Card.from_metadata(
-            {**(model.published if outputs == model.classes else {}), **metadata}, arch=model.name, outputs=outputs, input_size=model.input_size
+            {**(model.published if outputs == model.classes else {}), **metadata},
+            arch=model.name,
+            outputs=outputs,
+            input_size=model.input_size,
         )
         if (flip := metadata.get("flip", "true")) not in ("true", "false"):
             raise BadWeights(f"flip is {flip!r}; expected true or false")
     except BadWeights as error:
         numbers = "R,G,B" if model.channels == len(LUMA) else "GREY"
-        remedy = (
-            f"\nSay it once: distill teachers add {shlex.quote(source)} --arch {model.name} --mean {numbers} --std {numbers}"
-        )
-        told = {"mean", "std"} <= metadata.keys()
-        raise BadWeights(f"the metadata of {source!r} cannot be used: {error}{'' if told else remedy}") from None
+        remedy = f"{shlex.quote(source)} --arch {model.name} --mean {numbers} --std {numbers}"
+        how = "" if {"mean", "std"} <= metadata.keys() else f"\nSay what is right once: distill teachers add {remedy}"
+        raise BadWeights(f"the metadata of {source!r} cannot be used: {error}{how}") from None
     model.check_size(card.input_size)
     net = model.skeleton(len(card.classes))
     check_fits(used, net, what=f"a {model.name} with {len(card.classes)} classes", source=source)

@@ -55,13 +55,18 @@ def normalise(images_BCHW: Tensor, mean: Sequence[float] | Tensor, std: Sequence
 
     `images_BCHW` is uint8 (0 to 255) or float in [0, 1]; gradients reach float images. `mean` and `std` (C numbers) are
     of inputs in [0, 1]; given as tensors on the images' device, nothing waits for that device. Where they are of one
-    channel and the images are RGB, the network is a grey one and takes their luma.
+    channel and the images are RGB, the network is a grey one and takes their luma. Raises ValueError for other types
+    and other numbers of channels.
     """
+    if images_BCHW.dtype != torch.uint8 and not images_BCHW.is_floating_point():
+        raise ValueError(f"images are {images_BCHW.dtype}; expected uint8, or float in [0, 1]")
     mean_C11 = torch.as_tensor(mean, dtype=torch.float32, device=images_BCHW.device).view(-1, 1, 1)
     std_C11 = torch.as_tensor(std, dtype=torch.float32, device=images_BCHW.device).view(-1, 1, 1)
     unit_BCHW = images_BCHW.float() / 255 if images_BCHW.dtype == torch.uint8 else images_BCHW.float()
     if len(mean_C11) == 1 and unit_BCHW.shape[1] == len(LUMA):
         unit_BCHW = luma(unit_BCHW)
+    if unit_BCHW.shape[1] != len(mean_C11):
+        raise ValueError(f"images have {unit_BCHW.shape[1]} channels and the normaliser has {len(mean_C11)}")
     return (unit_BCHW - mean_C11) / std_C11
 
 
@@ -81,8 +86,9 @@ class Probe:
         self.net = net
         self.head = net.get_submodule(head)
         self.watches: tuple[Watch, ...] = ()
+        self._watched = 0
         self._seen = _Seen()
-        self._handle = self.head.register_forward_pre_hook(self._keep_features)
+        self._handle = self.head.register_forward_pre_hook(self._keep_features, with_kwargs=True)
 
     def __call__(self, images_BCHW: Tensor, *, mean_C: Tensor, std_C: Tensor, dtype: Precision) -> TeacherView:
         """Logits and features of uint8 or [0, 1] images, and what is being watched.
@@ -97,6 +103,8 @@ class Probe:
             x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
         with torch.autocast(device_type, dtype=torch.bfloat16, enabled=low):
             logits_BK = self.net(x_BCHW)
+        if not isinstance(logits_BK, Tensor):  # as some do in training mode alone
+            raise DistillError(f"the network returns a {type(logits_BK).__name__}; expected a tensor of logits (B, K)")
         features_BD, seen.features_BD = seen.features_BD.float(), _NOTHING
         if low:
             with torch.autocast(device_type, enabled=False):
@@ -104,25 +112,32 @@ class Probe:
         # chosen by what is watched, though all that was seen was: a compiled forward is made anew when `watches`
         # changes, where hooks that come and go are overlooked (torch._dynamo.config.skip_nnmodule_hook_guards)
         names = {name for watch in self.watches for name in watch.maps}
-        maps = {name: map_ for name, map_ in seen.maps.items() if name in names}
-        moments = seen.batch_norm if any(watch.batch_norm for watch in self.watches) else {}
+        maps = {name: map_ for (_, name), map_ in seen.maps.items() if name in names}
+        asked = any(watch.batch_norm for watch in self.watches)
+        moments = {name: found for (_, name), found in seen.batch_norm.items()} if asked else {}
         seen.maps, seen.batch_norm = {}, {}
         return TeacherView(logits_BK=logits_BK, features_BD=features_BD, maps=maps, batch_norm=moments)
 
     def watch(self, *, maps: Sequence[str] = (), batch_norm: bool = False) -> "Watch":
         """Show more in every view from now on: outputs of the modules named, moments of batch norm inputs.
 
-        Raises DistillError for a name that the network lacks.
+        Raises DistillError for a name that the network lacks, or batch norms without running statistics.
         """
         modules = dict(self.net.named_modules())
         for name in maps:
             if name not in modules:
                 known = [known for known, module in modules.items() if known and "." not in known]
                 raise DistillError(f"the network has no module {name!r}; it has {', '.join(known)} and what is in them")
-        handles = [modules[name].register_forward_hook(partial(self._keep_map, name)) for name in maps]
+        self._watched += 1
+        number = self._watched
+        handles = [modules[name].register_forward_hook(partial(self._keep_map, number, name)) for name in maps]
         if batch_norm:
             layers = {name: module for name, module in modules.items() if isinstance(module, _BatchNorm)}
-            handles += [layer.register_forward_pre_hook(partial(self._keep_moments, n)) for n, layer in layers.items()]
+            if bare := [name for name, layer in layers.items() if layer.running_mean is None]:
+                raise DistillError(f"the batch norm {bare[0]!r} keeps no statistics of its training to compare with")
+            handles += [
+                layer.register_forward_pre_hook(partial(self._keep_moments, number, n)) for n, layer in layers.items()
+            ]
         watch = Watch(self, handles, maps=tuple(maps), batch_norm=batch_norm)
         self.watches += (watch,)
         return watch
@@ -131,20 +146,24 @@ class Probe:
         """Take the hook off; the network is then as it came, and this object is of no more use."""
         self._handle.remove()
 
-    def _keep_features(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._seen.features_BD = inputs[0]
+    def _keep_features(self, _: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        self._seen.features_BD = inputs[0] if inputs else named["input"]
 
-    def _keep_map(self, name: str, _: nn.Module, __: tuple[Tensor, ...], output: object) -> None:
+    def _keep_map(self, watch: int, name: str, _: nn.Module, __: tuple[Tensor, ...], output: object) -> None:
         if not isinstance(output, Tensor):
             raise DistillError(f"module {name!r} gives a {type(output).__name__}, not a map; watch one inside it")
-        self._seen.maps[name] = output.clone()  # the next layer may work in place, as torchvision's ReLUs do
+        if (watch, name) in self._seen.maps:
+            raise DistillError(f"module {name!r} is used more than once in a forward; watch one that is used once")
+        self._seen.maps[watch, name] = output.clone()  # the next layer may work in place, as torchvision's ReLUs do
 
-    def _keep_moments(self, name: str, layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+    def _keep_moments(self, watch: int, name: str, layer: _BatchNorm, inputs: tuple[Tensor, ...]) -> None:
+        if (watch, name) in self._seen.batch_norm:
+            raise DistillError(f"the batch norm {name!r} is used more than once in a forward, so has no one input")
         with torch.autocast(inputs[0].device.type, enabled=False):
             x_BCN = inputs[0].float().flatten(2) if inputs[0].ndim > 2 else inputs[0].float().unsqueeze(2)
             var_C, mean_C = torch.var_mean(x_BCN, dim=(0, 2), correction=0)
         running = {"running_mean_C": layer.running_mean, "running_var_C": layer.running_var}
-        self._seen.batch_norm[name] = Moments(mean_C=mean_C, var_C=var_C, **running)  # type: ignore[arg-type]
+        self._seen.batch_norm[watch, name] = Moments(mean_C=mean_C, var_C=var_C, **running)  # type: ignore[arg-type]
 
 
 class Watch:
@@ -179,8 +198,8 @@ class _Seen(threading.local):
 
     def __init__(self) -> None:
         self.features_BD = _NOTHING
-        self.maps: dict[str, Tensor] = {}
-        self.batch_norm: dict[str, Moments] = {}
+        self.maps: dict[tuple[int, str], Tensor] = {}  # by number of the watch and name of the module
+        self.batch_norm: dict[tuple[int, str], Moments] = {}
 
     def __reduce__(self) -> tuple[type["_Seen"], tuple[()]]:
         """A copy of a network is asked on its own: it begins with nothing seen."""

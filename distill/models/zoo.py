@@ -175,7 +175,7 @@ MODELS: dict[str, ModelSpec] = _by_name(
     ]
 )
 
-_ANY_WRN = re.compile(r"wrn(\d{1,4})_(\d{1,3})")
+_ANY_WRN = re.compile(r"wrn([1-9]\d{0,3})_(0|[1-9]\d{0,2})")
 
 
 @functools.cache

@@ -18,7 +18,8 @@ from distill.errors import DistillError, Diverged
 from distill.methods import METHODS
 from distill.methods.base import Method, RealBatch, Setup
 from distill.models.student import fresh_student
-from distill.models.teachers import Classifier, Precision, load_classifier
+from distill.models.teachers import Classifier, load_classifier
+from distill.models.view import Precision
 from distill.train import LAST, Pace, train
 from manifests.keys import content_key
 from shards.index import ShardFolder

@@ -95,6 +95,7 @@ class Toy:
     classes: tuple[str, ...] = CLASSES
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    code: str | None = None
     dtype: str = "float32"
     batches: list[tuple[int, ...]] = field(default_factory=list)
     threads: set[int] = field(default_factory=set)

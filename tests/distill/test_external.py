@@ -18,6 +18,7 @@ from distill.models.teachers import classifier_of, load_classifier, save_classif
 from distill.models.view import luma, normalise
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of inputs in [0, 1], as torchvision gives them
+STATED = {"mean": "0.485,0.456,0.406", "std": "0.229,0.224,0.225"}
 SMALL = "torchvision:shufflenet_v2_x0_5"  # the least of torchvision's that has a linear head
 SOURCE = """
 from torch import nn
@@ -66,10 +67,11 @@ def test_published_weights_need_not_say_their_normaliser_and_classes() -> None:
     assert teacher(torch.zeros(1, 3, 64, 64)).features_BD.shape == (1, teacher.feature_dim) == (1, 1024)
 
 
-def test_published_class_names_are_not_for_heads_of_another_width() -> None:
+def test_what_is_published_is_not_of_heads_of_another_width() -> None:
+    """Somebody trained that head, on other images, with a normaliser that only they know."""
     state = torchvision_models.shufflenet_v2_x0_5(weights=None, num_classes=7).state_dict()
-    teacher = classifier_of(state, {}, arch=SMALL, source="x.pth")
-    assert (teacher.classes, teacher.mean, teacher.std) == (tuple("0123456"), *IMAGENET)
+    with pytest.raises(BadWeights, match=f"no mean and no std: .*\nSay what is right once: .* --arch {SMALL} --mean"):
+        classifier_of(state, {}, arch=SMALL, source="x.pth")
 
 
 def test_what_a_file_says_goes_before_what_is_published() -> None:
@@ -91,7 +93,7 @@ def test_auxiliary_heads_in_a_file_are_dropped(model: str, prefixes: set[str]) -
             nn.init.kaiming_normal_(parameter, nonlinearity="relu")  # or the image is lost on the way to the logits
     state = net.state_dict()
     assert {name.split(".")[0] for name in state if name.lower().startswith("aux")} == prefixes
-    teacher = classifier_of(state, {}, arch=f"torchvision:{model}", source="x.pth")
+    teacher = classifier_of(state, STATED, arch=f"torchvision:{model}", source="x.pth")
     assert prefixes.isdisjoint(name.split(".")[0] for name in teacher.net.state_dict())
     images_BCHW = torch.randint(0, 256, (1, 3, 96, 96), dtype=torch.uint8)
     with torch.no_grad():  # with the inputs' other scale, too, that its published weights were trained on
@@ -134,12 +136,20 @@ def test_timms_resnet18() -> None:
     assert (row.params, row.macs) == (11_689_512, 1_814_073_344)
     assert (row.family, row.head, row.feature_dim, row.input_size) == ("timm", "fc", 512, 224)
     assert row.source == f"timm {timm.__version__}"
-    net = timm.create_model("resnet18", num_classes=5).eval()
+    net = timm.create_model("resnet18", num_classes=1000).eval()
     teacher = classifier_of(net.state_dict(), {}, arch="timm:resnet18", source="x.pth")
-    assert (teacher.classes, teacher.mean, teacher.std) == (tuple("01234"), *IMAGENET)
+    assert (teacher.num_classes, teacher.mean, teacher.std) == (1000, *IMAGENET)
     images_BCHW = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(teacher(images_BCHW).logits_BK, net(normalise(images_BCHW, *IMAGENET)))
+
+
+def test_timm_has_published_weights_with_several_normalisers() -> None:
+    """Then only the name with its tag says which."""
+    pytest.importorskip("timm")
+    assert set(spec("timm:vit_tiny_patch16_224").published) == {"mean", "std"}
+    assert spec("timm:vit_base_patch16_224").published == {}
+    assert spec("timm:vit_base_patch16_224.augreg_in21k").published["mean"] == "0.5,0.5,0.5"
 
 
 def test_timm_has_no_such_model() -> None:

@@ -165,7 +165,9 @@ class Seen:
 def test_real_images_meet_the_teachers_normaliser(weights: Path) -> None:
     """Not one by their own statistics: teacher and student see the same numbers, denormalised they are the pixels."""
     method = make(weights)
-    teacher, student = Seen(method.setup.the_teacher.net.conv1), Seen(method.setup.student.net.conv1)
+    teacher, student = (
+        Seen(net.get_submodule("conv1")) for net in (method.setup.the_teacher.net, method.setup.student.net)
+    )
     batches = [real(i) for i in range(1 + STUDENT_STEPS)]
     method.step(batches, 0)
     assert len(teacher.inputs) == len(student.inputs) == 1 + STUDENT_STEPS

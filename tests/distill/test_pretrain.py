@@ -15,8 +15,8 @@ from distill.evaluate import agreement, predictions, read_labels
 from distill.methods.supervised import SupervisedConfig
 from distill.models.student import Student
 from distill.models.teachers import load_classifier
-from distill.pretrain import PretrainConfig, channel_statistics, default_out, pretrain
-from distill.run import build_method
+from distill.pretrain import PretrainConfig, channel_statistics, pretrain
+from distill.run import build_method, default_out
 from distill.train import Pace, read_metrics
 from manifests.errors import OutputConflict
 from shards.index import ShardFolder
@@ -209,10 +209,10 @@ def test_the_page_shows_the_card(train: Pretrain, test_set: ShardFolder, tmp_pat
 
 def test_equal_plans_share_a_default_folder(labelled: ShardFolder) -> None:
     plans = [config(seed=seed).plan(labelled, device=toys.CPU) for seed in (0, 0, 1)]
-    outs = [default_out(plan, "tiles") for plan in plans]
+    outs = [default_out(plan, "pretrain", "wrn16_1", "tiles") for plan in plans]
     assert outs[0] == outs[1] != outs[2]
     assert outs[0].as_posix().startswith("runs/pretrain-wrn16_1-tiles-")
-    assert len(default_out({**plans[0], "model": "torchvision:resnet18"}, "tiles").parts) == 2
+    assert len(default_out(plans[0], "kd", "nets/mine.py:make").parts) == 2
 
 
 def test_what_is_refused(train: Pretrain, transfer_set: ShardFolder, tmp_path: Path) -> None:

@@ -296,7 +296,7 @@ def test_configs_that_make_no_sense() -> None:
 
 def test_equal_plans_share_a_default_folder(transfer_set: ShardFolder, teacher: Classifier) -> None:
     plans = [toys.run_config("kd", seed=s).plan(transfer_set, teacher, device=toys.CPU) for s in (0, 0, 1)]
-    outs = [default_out(plan) for plan in plans]
+    outs = [default_out(plan, "kd", "wrn16_1") for plan in plans]
     assert outs[0] == outs[1] != outs[2]
     assert outs[0].as_posix().startswith("runs/kd-wrn16_1-")
 

@@ -1,5 +1,6 @@
 """The store of teachers: what is kept, what is believed, and which file a name means."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -122,15 +123,15 @@ def test_register_leaves_auxiliary_heads_out(tmp_path: Path, monkeypatch: pytest
     arch = "torchvision:googlenet"
     state = build(arch, 2).state_dict()
     torch.save(state | {"aux1.conv.conv.weight": torch.ones(1)}, tmp_path / "t.pth")
-    stored = register(tmp_path / "t.pth", arch=arch)
+    stored = register(tmp_path / "t.pth", arch=arch, facts=FACTS)
     assert stored.name.startswith("torchvision-googlenet-")
     tensors, metadata = read_weights(stored)
     assert weights_sha256(tensors) == weights_sha256(state)
-    assert (metadata["arch"], metadata["mean"], metadata["classes"]) == (arch, "0.485,0.456,0.406", "0,1")
+    assert (metadata["arch"], metadata["mean"]) == (arch, FACTS["mean"])
     assert load_teacher(arch, None).sha256 == weights_sha256(state)  # type: ignore[union-attr]
     torch.save(state | {"aux3.conv.conv.weight": torch.ones(1)}, tmp_path / "other.pth")
     with pytest.raises(WrongArchitecture, match=r"such as: aux3.conv.conv.weight is unknown"):
-        register(tmp_path / "other.pth", arch=arch)
+        register(tmp_path / "other.pth", arch=arch, facts=FACTS)
 
 
 def test_register_a_network_of_the_users_own(tmp_path: Path) -> None:
@@ -143,8 +144,20 @@ def test_register_a_network_of_the_users_own(tmp_path: Path) -> None:
     assert teacher is not None
     assert (teacher.arch, teacher.name) == (arch, stored.stem)
     assert teacher_file(arch, None, made_with=teacher.sha256) == stored
-    with pytest.raises(BadWeights, match="a weights file may not have code run"):  # unless the file is named
-        load_teacher(stored.stem, None)
+    by_name = load_teacher(stored.stem, None)  # it is in the store because the user named its code
+    assert by_name is not None
+    assert by_name.code == hashlib.sha256((tmp_path / "net.py").read_bytes()).hexdigest()
+    with pytest.raises(BadWeights, match="a weights file may not have code run"):  # anywhere else: unless it is named
+        load_classifier(stored)
+
+
+def test_a_corrected_file_of_the_same_weights_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    first = register(make(tmp_path / "a.safetensors"))
+    second = rewrite(make(tmp_path / "b.safetensors"), put={"mean": "0.1,0.1,0.1", "flip": "false"})
+    assert register(second) == first
+    teacher = load_teacher("wrn16_1", None)
+    assert teacher is not None
+    assert (teacher.mean, teacher.flip) == ((0.1, 0.1, 0.1), False)
 
 
 def find_by_hash_of(path: Path) -> str:
@@ -176,7 +189,6 @@ def test_resolve_prefers_the_given_then_the_store_then_the_folder(tmp_path: Path
     register(make(tmp_path / "s.safetensors", seed=2, extra=STARTER))  # the starter's own: never meant
     register(make(tmp_path / "o.safetensors", arch="wrn16_2"))
     assert resolve("wrn16_1") == stored
-    assert resolve("wrn16_1", weights=here) == here
 
 
 def test_resolve_without_weights_says_what_to_do(tmp_path: Path) -> None:

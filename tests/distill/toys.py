@@ -54,7 +54,8 @@ def write_transfer_set(
 ) -> ShardFolder:
     """A transfer set chosen for the teacher in ``weights``, in ``folder/transfer-set``."""
     teacher = load_classifier(weights)
-    named = {"name": teacher.name, "sha256": teacher.sha256, "arch": teacher.arch}
+    named: dict[str, Any] = {"name": teacher.name, "sha256": teacher.sha256, "arch": teacher.arch}
+    named |= {"mean": list(teacher.mean), "std": list(teacher.std)}
     store = make.write_store(folder / "store", [[train + holdout + 1]], size=size)  # its last has no score
     with mock.patch.object(make, "TEACHER", named):
         budget = train + holdout

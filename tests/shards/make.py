@@ -23,7 +23,13 @@ SIZE = 4  # px
 CLASSES = 4
 FEATURE_DIM = 3
 TRANSFORM = "as it is"
-TEACHER = {"name": "toy", "sha256": "ab" * 32, "arch": "wrn16_1"}
+TEACHER: dict[str, Any] = {
+    "name": "toy",
+    "sha256": "ab" * 32,
+    "arch": "wrn16_1",
+    "mean": [0.5] * 3,
+    "std": [0.25] * 3,
+}
 MADE = Provenance(step="ingest", config={"corpus": "test"}, transform=TRANSFORM)
 
 
@@ -91,7 +97,8 @@ def write_selection(
     parents = {str(store.document["corpus"]): store.id for store in stores}
     plan = {"mode": "entropy-topk", "budget": budget, "seed": seed, "holdout": holdout, "select": 1}
     plan |= {"corpora": [{"name": name, "store": identity} for name, identity in parents.items()]}
-    made = Provenance(step="select", config=plan, parents=parents, teacher=TEACHER, transform=TRANSFORM)
+    who = {name: TEACHER[name] for name in ("name", "sha256")}
+    made = Provenance(step="select", config=plan, parents=parents, teacher=who, transform=TRANSFORM)
     samples = pa.concat_tables(read_manifest(store.path, SAMPLES) for store in stores).sort_by("key")
     keys = [row["key"] for row in samples.to_pylist() if row["status"] == "ok"]
     chosen, picked = keys[:budget], [{"key": key, **_decision(i, budget, holdout)} for i, key in enumerate(keys)]
