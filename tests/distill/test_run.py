@@ -1,6 +1,7 @@
 """A whole run in its folder: what is in it, what it says of itself, and what happens when it is asked for again."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +12,17 @@ import torch
 
 from distill import run as run_module
 from distill.errors import BadCheckpoint, DistillError, UnknownMethod, UnknownModel, UnsupportedSize
+from distill.models import spec
 from distill.models.teachers import Classifier, load_classifier
 from distill.run import RunConfig, default_out, distill, load_run
 from distill.train import LAST, METRICS, Pace, read_metrics
 from manifests.commit import exclusive
-from manifests.errors import Busy, OutputConflict
+from manifests.errors import Busy, OutputConflict, TransfersetError
 from shards.errors import ShardError
 from shards.index import ShardFolder
 from shards.stream import Stream
 from tests.distill import toys
+from tests.distill.test_teachers import rewrite
 
 OFTEN = Pace(log_every=2, judge_every=3, save_every_s=0)
 METHODS = ("kd", "mosaickd")
@@ -224,6 +227,41 @@ def test_another_config_is_refused(run: Run, tmp_path: Path, change: dict[str, A
     with pytest.raises(OutputConflict, match=words):
         run(tmp_path / "run", config=toys.run_config(**{"method": "kd", "updates": 6, **change}))
     assert (tmp_path / "run" / LAST).read_bytes() == before
+
+
+def test_a_teacher_that_looks_otherwise_is_another(
+    run: Run, transfer_set: ShardFolder, teacher: Classifier, weights: Path, tmp_path: Path
+) -> None:
+    """Equal tensors, another normaliser: its set is refused. Equal tensors, other mirroring: its run is."""
+    run(tmp_path / "run", pace=Pace(stop_after_s=1e-9))
+    for name, put, words in (
+        (
+            "mean",
+            {"mean": "0.1,0.1,0.1"},
+            r"was chosen by wrn16_1-.* when its mean was \[0.5, .*; now .* \[0.1, ",
+        ),
+        ("flip", {"flip": "false"}, "was made differently: flip was True, now False"),
+    ):
+        changed = rewrite(Path(shutil.copy(weights, tmp_path / f"{name}.safetensors")), put=put)
+        other = load_classifier(changed)
+        assert other.sha256 == teacher.sha256
+        with pytest.raises(TransfersetError, match=words):
+            distill(transfer_set, other, toys.run_config("kd", updates=6), out=tmp_path / "run", device=toys.CPU)
+
+
+def test_code_that_builds_a_network_is_part_of_the_plan(
+    transfer_set: ShardFolder, teacher: Classifier, tmp_path: Path
+) -> None:
+    path = tmp_path / "net.py"
+    arch = f"{path}:make"
+    plans = []
+    for comment in ("", "# changed"):
+        path.write_text(f"from distill.models import build\ndef make(k): return build('wrn16_1', k)\n{comment}")
+        spec.cache_clear()
+        plans.append(replace(toys.run_config("kd"), student=arch).plan(transfer_set, teacher, device=toys.CPU))
+    assert plans[0]["code"][0] is None
+    assert plans[0]["code"][1] != plans[1]["code"][1]
+    assert "code" not in toys.run_config("kd").plan(transfer_set, teacher, device=toys.CPU)
 
 
 def test_replace_moves_the_other_run_aside(run: Run, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -293,6 +294,54 @@ def test_a_copy_is_asked_on_its_own() -> None:
     assert torch.equal(student(images()), before)
     torch.testing.assert_close(other(images()), before + 1)
     assert hooks(other) == hooks(student) == 1
+
+
+class Odd(nn.Module):
+    """A head called by keyword, a module and a batch norm used twice, and one without statistics where asked for."""
+
+    def __init__(self, *, bare: bool = False) -> None:
+        super().__init__()
+        self.twice = nn.Conv2d(3, 3, 1)
+        self.norm = nn.BatchNorm2d(3, track_running_stats=not bare)
+        self.head = nn.Linear(3, 5)
+
+    def forward(self, x_BCHW: Tensor) -> Any:
+        maps_BCHW = self.norm(self.twice(self.norm(self.twice(x_BCHW))))
+        logits_BK = self.head(input=maps_BCHW.mean(dim=(2, 3)))
+        return (logits_BK, maps_BCHW) if self.training else logits_BK
+
+
+def test_a_head_may_be_called_by_keyword() -> None:
+    view = ask(Probe(Odd().eval(), head="head"), images())
+    assert view.features_BD.shape == (3, 3)
+    assert view.logits_BK.shape == (3, 5)
+
+
+def test_what_is_used_twice_has_no_one_view() -> None:
+    probe = Probe(Odd().eval(), head="head")
+    with probe.watch(maps=["twice"]), pytest.raises(DistillError, match="module 'twice' is used more than once in a f"):
+        ask(probe, images())
+    with probe.watch(batch_norm=True), pytest.raises(DistillError, match="batch norm 'norm' is used more than once"):
+        ask(probe, images())
+    assert ask(probe, images()).maps == {}
+
+
+def test_a_batch_norm_without_statistics_cannot_be_watched() -> None:
+    with pytest.raises(DistillError, match="the batch norm 'norm' keeps no statistics of its training"):
+        Probe(Odd(bare=True).eval(), head="head").watch(batch_norm=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_network_that_returns_more_than_logits_is_refused(dtype: Precision) -> None:
+    with pytest.raises(DistillError, match=r"the network returns a tuple; expected a tensor of logits \(B, K\)"):
+        ask(Probe(Odd().train(), head="head"), images(), dtype)
+
+
+def test_images_of_another_kind_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"images are torch\.int64; expected uint8, or float in"):
+        normalise(images().long(), MEAN, STD)
+    with pytest.raises(ValueError, match="images have 1 channels and the normaliser has 3"):
+        normalise(images()[:, :1], MEAN, STD)
 
 
 # compiled
