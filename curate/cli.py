@@ -25,7 +25,7 @@ Corpora = Annotated[
     list[str] | None,
     typer.Option("--corpus", help="NAME=SPEC or a path; repeat, in order. Default: the built-in starter corpora."),
 ]
-Teacher = Annotated[str, typer.Option(help="Teacher's architecture.")]
+Teacher = Annotated[str, typer.Option(help="Teacher's architecture, or its name among your teachers.")]
 Weights = Annotated[Path | None, typer.Option(help="The teacher's weights file; default: looked up by name.")]
 Work = Annotated[Path, typer.Option(help="Folder for what can be made again: stores, scores, selections.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]

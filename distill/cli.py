@@ -4,12 +4,12 @@ Commands about networks (`models`, `profile`, `teachers`) are in models_cli.py a
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from distill import models_cli, teachers_cli
-from distill.options import Device, Dtype, Json, Set, Threads
+from distill.options import Device, Dtype, Json, Set, StopAfter, Threads, seconds, typed
 from manifests.console import emit_json, new_app, note, print_table, run
 from manifests.progress import bar
 
@@ -27,7 +27,6 @@ STARTER_TRAIN = "builtin:digits?split=train"
 
 Work = Annotated[Path, typer.Option(help="Folder for what can be made again: corpus stores, scores.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Move another run in --out aside.")]
-StopAfter = Annotated[str | None, typer.Option(help="Save and stop after this long (9m, 90s); rerun to go on.")]
 DEFAULT_WORK = Path(".transferset")
 
 
@@ -44,7 +43,7 @@ def train(
         str | None, typer.Option(help="paper (published settings) or starter; default: by the transfer set.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the train split.")] = None,
-    updates: Annotated[int | None, typer.Option(help="Student updates, instead of epochs.")] = None,
+    updates: Annotated[int | None, typer.Option(help="Student updates, for epochs; rounded up to steps.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Real images in a batch.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the student.")] = None,
     setting: Set = None,
@@ -66,7 +65,7 @@ def train(
     from distill.train import Pace
     from shards.index import open_folder
 
-    pace = Pace(stop_after_s=_seconds(stop_after))
+    pace = Pace(stop_after_s=seconds(stop_after))
     where = choose_device(device)
     precision = choose_dtype(dtype, where)
     if epochs is not None and updates is not None:
@@ -78,7 +77,7 @@ def train(
         recipe = "starter" if folder.document["builtin"] else "paper"
         if recipe == "starter":
             note("a starter transfer set: using the short `starter` recipe; --recipe paper gives the published one")
-    settings = configure(recipe, method, _typed(setting, epochs=epochs, batch_size=batch_size, lr=lr))
+    settings = configure(recipe, method, typed(setting, epochs=epochs, batch_size=batch_size, lr=lr))
     config = RunConfig(method=method, student=student, config=settings, updates=updates, seed=seed, dtype=precision)
     _set_threads(threads)
     own = folder.document["teacher"]
@@ -115,7 +114,7 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    target: Annotated[Path, typer.Argument(help="A run folder, or a weights file.")],
+    target: Annotated[Path, typer.Argument(help="A run folder, a weights file, or one of your teachers.")],
     data: Annotated[
         str | None, typer.Option(help="Labelled corpus, [NAME=]SPEC; default: a built-in teacher's own test set.")
     ] = None,
@@ -203,8 +202,8 @@ def pretrain(
     from distill.run import default_out
     from distill.train import Pace
 
-    where, pace = choose_device(device), Pace(stop_after_s=_seconds(stop_after))
-    changes = _typed(setting, epochs=epochs, batch_size=batch_size, lr=lr, flip=flip)
+    where, pace = choose_device(device), Pace(stop_after_s=seconds(stop_after))
+    changes = typed(setting, epochs=epochs, batch_size=batch_size, lr=lr, flip=flip)
     job = PretrainConfig(
         model=model,
         config=configure_teacher(recipe, changes),
@@ -215,6 +214,8 @@ def pretrain(
     )
     size = size or spec(model).input_size
     spec(model).check_size(size)
+    if register:
+        teachers.store_dir().mkdir(parents=True, exist_ok=True)  # refused now, not after the training
     _set_threads(threads)
     store = _labelled(data, size=size, work=work, threads=threads)
     tested = _labelled(test, size=size, work=work, threads=threads) if test else None
@@ -304,37 +305,6 @@ def _default_data(network: "Classifier") -> str:
         note(f"no --data given: using the starter's own test set, {STARTER_TEST}")
         return STARTER_TEST
     raise BadLabels("which labelled images? pass --data [NAME=]SPEC, such as --data test=data/test.parquet")
-
-
-def _typed(pairs: list[str] | None, **options: Any) -> dict[str, Any]:
-    """The settings that a user typed, by options of their own or by --set."""
-    from distill.errors import DistillError
-
-    found = {name: value for name, value in options.items() if value is not None}
-    for pair in pairs or []:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise DistillError(f"--set {pair!r}; expected NAME=VALUE, such as --set temperature=4")
-        if name in found:
-            raise DistillError(f"--set {pair!r}: {name} was given before, as {found[name]}; say it once")
-        found[name] = value
-    return found
-
-
-def _seconds(text: str | None) -> float | None:
-    from distill.errors import DistillError
-
-    if text is None:
-        return None
-    units = {"s": 1, "m": 60, "h": 3600}
-    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
-    try:
-        seconds = float(number) * unit
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise DistillError(f"--stop-after {text!r}; expected a time such as 90s, 9m or 1h")
-    return seconds
 
 
 def _set_threads(threads: int | None) -> None:

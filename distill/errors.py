@@ -9,10 +9,11 @@ DistillError                exit 2   wrong usage
 ├── Diverged                exit 2   a loss that is not finite: the term and the steps are named
 ├── UnsupportedSize         exit 2   a network that cannot work at that image size
 └── BadWeights              exit 2   a weights file that is absent, unreadable or does not say what it holds
-    └── WrongArchitecture   exit 2   weights of another network than was asked for
+    ├── WrongArchitecture   exit 2   weights of another network than was asked for
+    └── DamagedWeights      exit 4   a stored teacher whose tensors are not those that were stored
 """
 
-from manifests.errors import TransfersetError
+from manifests.errors import IntegrityError, TransfersetError
 
 
 class DistillError(TransfersetError):
@@ -37,6 +38,12 @@ class BadWeights(DistillError):
 
 class WrongArchitecture(BadWeights):
     """The weights belong to another architecture than was asked for."""
+
+
+class DamagedWeights(BadWeights, IntegrityError):
+    """A stored teacher's tensors are not those that were stored."""
+
+    exit_code = IntegrityError.exit_code
 
 
 class UnknownMethod(DistillError):

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from distill.device import hardware
-from distill.errors import BadLabels, BadWeights, UnsupportedSize
+from distill.errors import BadLabels, BadWeights, UnknownTeacher, UnsupportedSize
 from distill.evaluate import agreement, predictions, read_labels
+from distill.models.store import load_teacher
 from distill.models.teachers import Classifier, load_classifier
 from distill.models.view import Precision
 from distill.pretrain import TEACHER
@@ -39,8 +40,16 @@ def load_target(
     if target.is_dir():
         return load_run(target, arch=arch, dtype=dtype, device=device)
     if not target.exists():
-        raise BadWeights(f"{target} does not exist; expected a run folder or a weights file")
+        return {str(target): _named(str(target), dtype=dtype, device=device)}
     return {target.stem: load_classifier(target, arch=arch, dtype=dtype, device=device)}
+
+
+def _named(name: str, *, dtype: Precision, device: torch.device) -> Classifier:
+    """One of the user's teachers, by name. Raises BadWeights."""
+    with suppress(UnknownTeacher):
+        if (found := load_teacher(name, None, dtype=dtype, device=device)) is not None:
+            return found
+    raise BadWeights(f"{name} does not exist; expected a run folder, a weights file or one of your teachers")
 
 
 def evaluate_networks(

@@ -1,11 +1,42 @@
-"""Options that several commands of `distill` share."""
+"""Options that several commands of `distill` share, and what is read from their text."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from distill.errors import DistillError
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16; auto is bfloat16 where the hardware has it.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; default: all cores.", min=1)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+StopAfter = Annotated[str | None, typer.Option(help="Save and stop after this long: 90s, 9m, 1h; rerun to go on.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: NAME=VALUE; repeat for more.")]
+
+
+def typed(pairs: list[str] | None, **options: Any) -> dict[str, Any]:
+    """The settings that a user typed, by options of their own or by --set."""
+    found = {name: value for name, value in options.items() if value is not None}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise DistillError(f"--set {pair!r}; expected NAME=VALUE, such as --set temperature=4")
+        if name in found:
+            raise DistillError(f"--set {pair!r}: {name} was given before, as {found[name]}; say it once")
+        found[name] = value
+    return found
+
+
+def seconds(text: str | None) -> float | None:
+    """The time that 90s, 9m, 1h or a bare number of seconds means; raises DistillError."""
+    if text is None:
+        return None
+    units = {"s": 1, "m": 60, "h": 3600}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
+    try:
+        found = float(number) * unit
+    except ValueError:
+        found = -1.0
+    if not 0 < found < float("inf"):
+        raise DistillError(f"--stop-after {text!r}; expected a time such as 90s, 9m or 1h")
+    return found

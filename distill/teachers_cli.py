@@ -28,9 +28,11 @@ def teachers(context: typer.Context, *, json: Json = False) -> None:
         if json:
             raise DistillError(f"--json stands after the command: distill teachers {context.invoked_subcommand} --json")
         return
-    from distill.models.store import store_dir
+    from distill.models.store import damaged, store_dir
     from distill.models.store import teachers as stored_teachers
 
+    for path in damaged():
+        note(f"{path.stem} is damaged: remove it with `distill teachers remove {path.stem}` and add it again")
     rows = [_row(stored) for stored in stored_teachers()]
     if json:
         emit_json(rows)
@@ -73,9 +75,11 @@ def add(
 ) -> None:
     """Keep a weights file as a teacher, with what it does not say of itself. Adding it again corrects what is told."""
     from distill.models.store import Stored, register
+    from distill.models.store import teachers as stored_teachers
     from distill.models.weights import read_metadata
 
     facts = _facts(setting, mean=mean, std=std, classes=_class_names(classes), input_size=input_size)
+    before = {teacher.path: teacher.metadata for teacher in stored_teachers()}
     path = register(file, arch=arch, facts=facts)
     stored = Stored(path=path, metadata=read_metadata(path))
     row = _row(stored)
@@ -83,7 +87,11 @@ def add(
         emit_json(row | {"path": str(path)})
         return
     typer.echo(f"{stored.name}: a {stored.arch} with {row['classes']} classes, inputs of {row['input_size']} px")
-    typer.echo(f"use it with --teacher {_shortest(stored)}")
+    for name, value in stored.metadata.items() if path in before else ():
+        if (old := before[path].get(name)) != value:
+            typer.echo(f"{name} is now {value}" + (f"; it was {old}" if old else ""))
+    short = _shortest(stored)
+    typer.echo(f"use it with --teacher {short}; try it with `distill eval {short} --data SPEC`")
     if stored.metadata["classes"] == ",".join(map(str, range(row["classes"]))):
         note("its classes are called by their numbers; if they have names, add it again with --classes")
 

@@ -67,8 +67,8 @@ class Card:
             names = split_names(metadata["classes"]) if "classes" in metadata else map(str, range(count))
             card = cls(
                 arch=arch,
-                mean=tuple(map(float, metadata["mean"].split(","))),
-                std=tuple(map(float, metadata["std"].split(","))),
+                mean=_numbers("mean", metadata["mean"]),
+                std=_numbers("std", metadata["std"]),
                 classes=tuple(names),
                 input_size=int(metadata.get("input_size", input_size)),
             )
@@ -77,6 +77,13 @@ class Card:
         if len(card.classes) != count:
             raise BadWeights(f"{len(card.classes)} classes are named but the network has {count}")
         return card
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError:
+        raise BadWeights(f"{name} is {text!r}; expected numbers such as 0.5,0.5,0.5") from None
 
 
 def join_names(names: Sequence[str]) -> str:

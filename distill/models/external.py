@@ -30,6 +30,12 @@ def is_code(arch: str) -> bool:
     return arch.rpartition(":")[0].endswith(".py")
 
 
+def canonical(arch: str) -> str:
+    """An architecture's one name: of a user's file, with its whole path."""
+    path, _, factory = arch.rpartition(":")
+    return f"{Path(path).absolute()}:{factory}" if is_code(arch) else arch
+
+
 def find(name: str) -> ModelSpec:
     """Describe a network from outside; torch's random state stays. Raises UnknownModel: why it cannot be used."""
     with torch.random.fork_rng(devices=[]):
@@ -93,14 +99,15 @@ def _from_timm(name: str, model: str) -> ModelSpec:
 
 
 def _from_file(name: str, path: Path, factory: str) -> ModelSpec:
-    """A user's own: `factory(num_classes) -> nn.Module`."""
+    """A user's own: `factory(num_classes) -> nn.Module`, for images of `factory.input_size` px if it says so."""
     if not path.is_file():
         raise UnknownModel(f"{name}: no file {str(path)!r}; expected path/to/file.py:factory")
     made = getattr(_load(path), factory, None)
     if not callable(made):
         raise UnknownModel(f"{path} has no function {factory!r}; expected one that takes num_classes, gives a network")
-    code = hashlib.sha256(path.read_bytes()).hexdigest()
-    return _describe(name, made, family="file", sizes=_TRIED, classes=100, code=code, source=str(path))
+    code, own = hashlib.sha256(path.read_bytes()).hexdigest(), getattr(made, "input_size", None)
+    sizes = (int(own),) if own else _TRIED
+    return _describe(canonical(name), made, family="file", sizes=sizes, classes=100, code=code, source=str(path))
 
 
 def _load(path: Path) -> ModuleType:
@@ -173,7 +180,9 @@ def _first_fit(name: str, net: nn.Module, trials: Sequence[tuple[int, int]]) -> 
             return size, channels, found
         refused.append(found)
     ran = [error for error in refused if isinstance(error, UnknownModel)]  # it took the image: says more than a shape
-    raise UnknownModel(f"{name} cannot be used: {ran[0] if ran else _reason(refused[0])}")
+    sizes = ", ".join(str(size) for size in dict.fromkeys(size for size, _ in trials))
+    tried = f"at {sizes} px it fails ({_reason(refused[0])}); a factory may have an attribute input_size that says more"
+    raise UnknownModel(f"{name} cannot be used: {ran[0] if ran else tried}")
 
 
 def _reason(error: BaseException) -> str:
@@ -200,4 +209,5 @@ def _head(net: nn.Module, size: int, channels: int) -> str | Exception:
         for hook in hooks:
             hook.remove()
     found = next((name for name, output in outputs.items() if output is logits and output.ndim == 2), None)
-    return found or UnknownModel("what it returns is not the output (B, K) of a linear layer, its last")
+    kind = "a tensor that" if isinstance(logits, Tensor) else f"a {type(logits).__name__}, which"
+    return found or UnknownModel(f"it returns {kind} is not the output (B, K) of a linear layer: expected plain logits")

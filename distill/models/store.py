@@ -9,8 +9,9 @@ from pathlib import Path
 import platformdirs
 import torch
 
-from distill.errors import BadWeights, UnknownModel, UnknownTeacher
+from distill.errors import BadWeights, DamagedWeights, UnknownModel, UnknownTeacher
 from distill.models import MODELS, spec
+from distill.models.external import canonical
 from distill.models.teachers import Classifier, classifier_of, load_classifier, stored_name
 from distill.models.view import Precision
 from distill.models.weights import read_metadata, read_weights, serialise, weights_sha256
@@ -53,7 +54,9 @@ def register(path: Path | str, *, arch: str | None = None, facts: Mapping[str, s
     """
     path = Path(path)
     tensors, metadata = read_weights(path)
-    made = classifier_of(tensors, {**metadata, **(facts or {})}, arch=arch, source=str(path))
+    before = _told_before(weights_sha256(tensors), arch or metadata.get("arch"))
+    told_all = {**before, **metadata, **(facts or {})}
+    made = classifier_of(tensors, told_all, arch=arch or before.get("arch"), source=str(path))
     card = made.card.to_metadata()
     whole = made.metadata | card
     stored = store_dir() / f"{made.name}.safetensors"
@@ -66,13 +69,30 @@ def register(path: Path | str, *, arch: str | None = None, facts: Mapping[str, s
     return stored
 
 
+def _told_before(sha256: str, arch: str | None) -> Mapping[str, str]:
+    """The facts of the stored teacher of those tensors, and that architecture if one is named; none if unclear."""
+    same = [stored for stored in teachers() if stored.name.endswith(f"-{sha256[:_DIGITS]}")]
+    found = [stored for stored in same if arch is None or stored.arch == canonical(arch)]
+    return found[0].metadata if len(found) == 1 and _holds(found[0].path, sha256) else {}
+
+
 def teachers() -> list[Stored]:
     """What the store holds, by name; a damaged file is as good as absent."""
     found = []
-    for path in sorted(store_dir().glob(f"*-{'[0-9a-f]' * _DIGITS}.safetensors")):
+    for path in _files():
         with contextlib.suppress(BadWeights):
             found.append(Stored(path=path, metadata=read_metadata(path)))
     return found
+
+
+def damaged() -> list[Path]:
+    """Files of the store that cannot be read any more."""
+    sound = {teacher.path for teacher in teachers()}
+    return [path for path in _files() if path not in sound]
+
+
+def _files() -> list[Path]:
+    return sorted(store_dir().glob(f"*-{'[0-9a-f]' * _DIGITS}.safetensors"))
 
 
 def find(name: str) -> Stored:
@@ -85,7 +105,7 @@ def find(name: str) -> Stored:
 
 def remove(name: str) -> Path:
     """Delete a stored teacher; returns the file that was. Raises UnknownTeacher, see `find`."""
-    path = find(name).path
+    path = next((path for path in damaged() if path.stem == name), None) or find(name).path
     path.unlink()
     return path
 
@@ -132,7 +152,9 @@ def teacher_file(name: str | None, weights: Path | None, *, made_with: str | Non
     if weights is not None:
         return weights
     own = find_by_hash(made_with) if made_with else None
-    if own is not None and (name is None or _is_named(name, own.stem) or stored_name(name, "") == own.stem[:-_DIGITS]):
+    if own is not None and (
+        name is None or _is_named(name, own.stem) or stored_name(canonical(name), "") == own.stem[:-_DIGITS]
+    ):
         return own
     return None if name is None else resolve(name)
 
@@ -147,7 +169,7 @@ def load_teacher(
 ) -> Classifier | None:
     """The teacher that a command means, see `teacher_file`, or None. Raises UnknownTeacher, and as `load_classifier`.
 
-    A stored file whose tensors are no longer those that its name tells is refused as BadWeights.
+    A stored file whose tensors are no longer those that its name tells is refused as DamagedWeights.
     """
     arch = name if name is not None and is_arch(name) else None
     path = teacher_file(name, weights, made_with=made_with)
@@ -163,9 +185,9 @@ def load_teacher(
 
 
 def check_sound(path: Path, sha256: str) -> None:
-    """Raise BadWeights unless ``sha256``, the hash of a stored file's tensors, is the one that its name begins."""
+    """Raise DamagedWeights unless ``sha256``, the hash of a stored file's tensors, is the one that its name begins."""
     if not path.stem.endswith(sha256[:_DIGITS]):
-        raise BadWeights(
+        raise DamagedWeights(
             f"the stored teacher {path.stem} is damaged: the hash of its tensors now begins {sha256[:_DIGITS]};\n"
             f"delete it with `distill teachers remove {path.stem}` and add it again"
         )
@@ -174,11 +196,13 @@ def check_sound(path: Path, sha256: str) -> None:
 def is_arch(name: str) -> bool:
     """Whether a name is an architecture's, and not a stored teacher's own. Raises UnknownTeacher if it is neither."""
     try:
-        return spec(name).name == name
+        return bool(spec(name))
     except UnknownModel as error:
-        if any(_is_named(name, teacher.name) for teacher in teachers()):
+        names = [teacher.name for teacher in teachers()]
+        if any(_is_named(name, stored) for stored in names):
             return False
-        raise UnknownTeacher(str(error).replace("unknown model", "unknown teacher")) from None
+        yours = f"; your own: {', '.join(names)}" if names else ""
+        raise UnknownTeacher(str(error).replace("unknown model", "unknown teacher") + yours) from None
 
 
 def find_starter(arch: str, *, made: Mapping[str, str]) -> Path | None:
@@ -190,7 +214,7 @@ def find_starter(arch: str, *, made: Mapping[str, str]) -> Path | None:
 def _called(name: str) -> list[Stored]:
     """The stored teachers that a name means: by architecture all but the starter's, or by their own name."""
     found = teachers()
-    by_arch = [teacher for teacher in found if teacher.arch == name and not _is_starter(teacher)]
+    by_arch = [teacher for teacher in found if teacher.arch == canonical(name) and not _is_starter(teacher)]
     return by_arch or [teacher for teacher in found if _is_named(name, teacher.name)]
 
 

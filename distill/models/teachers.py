@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import BadWeights, WrongArchitecture
-from distill.models import MODELS, ModelSpec, spec
+from distill.models import ModelSpec, spec
 from distill.models.card import Card
-from distill.models.external import is_code
+from distill.models.external import canonical, is_code
 from distill.models.modelspec import plain
 from distill.models.view import LUMA, Precision, Probe, TeacherView, Watch
 from distill.models.weights import check_fits, plain_state, read_weights, serialise, weights_sha256
+from distill.models.zoo import known_names
 from manifests.commit import write_bytes
 
 
@@ -132,10 +133,13 @@ def classifier_of(
         numbers = "R,G,B" if model.channels == len(LUMA) else "GREY"
         remedy = f"{shlex.quote(source)} --arch {model.name} --mean {numbers} --std {numbers}"
         how = "" if {"mean", "std"} <= metadata.keys() else f"\nSay what is right once: distill teachers add {remedy}"
-        raise BadWeights(f"the metadata of {source!r} cannot be used: {error}{how}") from None
+        raise BadWeights(f"what is told of {source!r} cannot be used: {error}{how}") from None
     model.check_size(card.input_size)
     net = model.skeleton(len(card.classes))
-    check_fits(used, net, what=f"a {model.name} with {len(card.classes)} classes", source=source)
+    what = f"a {model.name}" + (f" with {len(card.classes)} classes" if head is not None else "")
+    check_fits(used, net, what=what, source=source)
+    if bad := [name for name, tensor in used.items() if not tensor.isfinite().all()]:
+        raise BadWeights(f"{source!r} holds numbers that are not finite, in {bad[0]} and {len(bad) - 1} other tensors")
     if len(card.mean) != model.channels:
         raise BadWeights(f"{source!r}: a {model.name} wants mean and std of {model.channels} channels; got {card.mean}")
     net.load_state_dict(used, strict=False)  # all but BN's step counters is there, as checked above
@@ -159,7 +163,7 @@ def save_classifier(
     Raises WrongArchitecture if `net` is not an `arch` with `len(classes)` classes, BadWeights if the normaliser is off.
     """
     card = Card(
-        arch=arch,
+        arch=canonical(arch),
         mean=tuple(map(float, mean)),
         std=tuple(map(float, std)),
         classes=tuple(classes),
@@ -176,10 +180,10 @@ def stated_arch(metadata: Mapping[str, str], *, asked: str | None, source: str) 
 
     A file may not name code to be run: an architecture that is a Python file is taken only from who asks.
     """
-    stated = metadata.get("arch")
+    stated, asked = metadata.get("arch"), canonical(asked) if asked else None
     if stated is None and asked is None:
         raise BadWeights(
-            f"{source!r} does not say its architecture ('arch' in its metadata); name one of {', '.join(MODELS)}.\n"
+            f"{source!r} does not say its architecture ('arch' in its metadata); name one of {known_names()}.\n"
             f"Say it once: distill teachers add {shlex.quote(source)} --arch NAME"
         )
     if stated is not None and asked is not None and stated != asked:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -29,6 +30,11 @@ _WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "network")  # und
 _PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # how torch.save's files begin: since torch 1.6, and before
 _FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_SCALARS: list[Any] = [  # what makes numpy numbers, which some trainers save beside the weights; it runs no code
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # 1 and 2
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "int32", "bool")),
+]
 _TYPES = (*_FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 
 
@@ -44,7 +50,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors, metadata = safetensors.torch.load(blob), split_header(blob)[0].get("__metadata__") or {}
     except (SafetensorError, KeyError):  # KeyError: numbers of a type that torch lacks
         if not blob.startswith((_ZIP, _PICKLE)):
-            raise BadWeights(f"{str(path)!r} is not a whole safetensors file, and not a .pth file either") from None
+            raise BadWeights(
+                f"{str(path)!r} is not a whole safetensors file, and not a .pth file either; copy or download it again"
+            ) from None
         tensors, metadata = _state_dict(path, _unpickle(path, blob)), {}
     used = {name: tensor for name, tensor in tensors.items() if not name.endswith(_COUNTER)}
     if strange := next((name for name, tensor in used.items() if not _is_plain(tensor)), None):
@@ -71,7 +79,8 @@ def _unpickle(path: Path, blob: bytes) -> Any:
     try:
         if blob.startswith(_ZIP) and (part := zipfile.ZipFile(io.BytesIO(blob)).testzip()):
             raise zipfile.BadZipFile(f"checksum of {part}")  # which torch does not look at
-        with warnings.catch_warnings(action="ignore"):  # on kinds of pickle that it then refuses
+        quiet = warnings.catch_warnings(action="ignore")  # on kinds of pickle that it then refuses
+        with quiet, torch.serialization.safe_globals(_SCALARS):
             return torch.load(io.BytesIO(blob), map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001  # a damaged file leads torch into errors of every kind
         text = str(error)
@@ -160,5 +169,11 @@ def check_fits(tensors: Mapping[str, Tensor], net: nn.Module, *, what: str, sour
     if other or absent or unknown:
         raise WrongArchitecture(
             f"{source} is not {what}: {len(other)} tensors of another shape, {len(absent)} absent,"
-            f" {len(unknown)} unknown,\nsuch as: {'; '.join((other + absent + unknown)[:_SHOWN])}"
+            f" {len(unknown)} unknown,\nsuch as: {'; '.join(_some(other, absent, unknown))}"
         )
+
+
+def _some(*kinds: list[str]) -> list[str]:
+    """A few differences, of each kind one before a second of any."""
+    first, rest = [kind[0] for kind in kinds if kind], [text for kind in kinds for text in kind[1:]]
+    return [*first, *rest][:_SHOWN]

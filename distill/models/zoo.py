@@ -5,6 +5,7 @@ network is an `nn.Module` that turns normalised images (B, C, H, W) into logits 
 parameters are named as in the published zoos, so that their files load.
 """
 
+import difflib
 import functools
 import re
 from collections.abc import Iterable
@@ -190,9 +191,14 @@ def spec(name: str) -> ModelSpec:
         return _any_wrn(int(match[1]), int(match[2]))
     if ":" in name:
         return external.find(name)
-    raise UnknownModel(
-        f"unknown model {name!r}; known: {', '.join(MODELS)}, any wrnDEPTH_WIDTH, {', '.join(external.FORMS)}"
-    )
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), MODELS, n=1, cutoff=0.75)
+    guess = f"did you mean {near[0]}? " if near else ""
+    raise UnknownModel(f"unknown model {name!r}; {guess}known: {known_names()}")
+
+
+def known_names() -> str:
+    """All names that `spec` knows, for messages."""
+    return f"{', '.join(MODELS)}, any wrnDEPTH_WIDTH, {', '.join(external.FORMS)}"
 
 
 def _any_wrn(depth: int, widen_factor: int) -> ModelSpec:

@@ -211,8 +211,8 @@ TAKEN = "choose another folder, or pass --replace to move the old one aside"
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--teacher", "resnet19", *P), "unknown teacher 'resnet19'; known: wrn16_1, wrn16_2, wrn40_1, wrn40_2"),
-        (("--teacher", "resnet19"), "unknown teacher 'resnet19'; known: wrn16_1, wrn16_2, wrn40_1, wrn40_2"),
+        (("--teacher", "convnet", *P), "unknown teacher 'convnet'; known: wrn16_1, wrn16_2, wrn40_1, wrn40_2"),
+        (("--teacher", "convnet"), "unknown teacher 'convnet'; known: wrn16_1, wrn16_2, wrn40_1, wrn40_2"),
         (("--teacher", "wrn40_1", *P), "no weights for teacher 'wrn40_1' in the store (empty) or the working "),
         (
             ("--teacher", "wrn40_2", "--teacher-weights", "{weights}", *P),

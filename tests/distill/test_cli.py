@@ -168,7 +168,7 @@ def test_a_starter_set_uses_the_starter_recipe_and_says_so(
     [
         (["--method", "dk"], "unknown method 'dk'; known: kd, mosaickd"),
         (["--method", "supervised"], "supervised needs labels and a transfer set has none; `distill pretrain` runs it"),
-        (["--student", "resnet19"], "unknown model 'resnet19'; known: wrn16_1"),
+        (["--student", "convnet"], "unknown model 'convnet'; known: wrn16_1"),
         (["--recipe", "quick"], "unknown recipe 'quick'; known: paper, starter"),
         (["--set", "warmth=3"], "kd has no setting 'warmth'; known: batch_size"),
         (["--set", "temperature"], "--set 'temperature'; expected NAME=VALUE, such as --set temperature=4"),
@@ -220,7 +220,7 @@ def test_train_refuses_a_teacher_for_another_size(distill: Distill, short: Comma
 
 def test_train_refuses_a_teacher_that_it_cannot_find(distill: Distill, short: Command, weights: Path) -> None:
     short = [word for word in short if word not in {"--teacher-weights", weights}]
-    distill(*short, "--teacher", "resnet19").refused("unknown teacher 'resnet19'; known: wrn16_1")
+    distill(*short, "--teacher", "convnet").refused("unknown teacher 'convnet'; known: wrn16_1")
     distill(*short, "--teacher", "wrn40_2").refused("no weights for teacher 'wrn40_2' in the store (empty) or the")
 
 
@@ -320,10 +320,14 @@ def test_eval_without_labels(distill: Distill, evaluated: Command, images: Path,
 
 def test_what_eval_refuses(distill: Distill, evaluated: Command, images: Path, tmp_path: Path) -> None:
     distill(*evaluated).refused("which labelled images? pass --data [NAME=]SPEC, such as --data test=data/test.parquet")
-    distill("eval", "gone").refused("gone does not exist; expected a run folder or a weights file")
+    distill("eval", "gone").refused(
+        "gone does not exist; expected a run folder, a weights file or one of your teachers"
+    )
     distill("eval", ".").refused(". is no finished run (no student.safetensors in it); make one with `distill train`")
     distill(*evaluated, "--data", "gone").refused("gone")
-    distill(*evaluated, "--data", images, "--teacher", "lenet").refused("unknown teacher 'lenet'; known: wrn16_1")
+    distill(*evaluated, "--data", images, "--teacher", "lenet").refused(
+        "unknown teacher 'lenet'; did you mean lenet5? known: wrn16_1"
+    )
     distill(*evaluated, "--data", images, "--dtype", "half").refused("unknown dtype 'half'")
     other = toys.write_images(tmp_path / "animals", classes=["cat", "dog"], each=2)
     distill(*evaluated, "--data", other).refused("has classes that the network lacks, such as cat, dog")
@@ -360,7 +364,7 @@ def test_pretrain_makes_a_teacher(distill: Distill, images: Path) -> None:
     assert first.endswith(" on 16 images")
     assert second == f"use it with --teacher wrn16_1 --teacher-weights {weights}; report: {page}"
     assert page.exists()
-    assert not store_dir().exists()
+    assert not list(store_dir().iterdir())
     report = distill(*command, "--json").json
     assert report["teacher"] == load_classifier(weights).name
     assert (store_dir() / f"{report['teacher']}.safetensors").exists()
@@ -405,7 +409,7 @@ def test_what_pretrain_refuses(distill: Distill, images: Path, options: list[str
 
 def test_pretrain_refuses_unknown_models_and_unlabelled_images(distill: Distill, images: Path, tmp_path: Path) -> None:
     options: Command = ["--data", images, "--size", "8", "--device", "cpu", "--threads", "1", "--out", "t"]
-    distill("pretrain", "lenet", *options).refused("unknown model 'lenet'; known: wrn16_1")
+    distill("pretrain", "lenet", *options).refused("unknown model 'lenet'; did you mean lenet5? known: wrn16_1")
     (tmp_path / "flat").mkdir()
     for path in (images / "red").iterdir():
         shutil.copy(path, tmp_path / "flat")

@@ -193,7 +193,9 @@ def test_a_target_is_a_run_or_a_file(finished: Path, weights: Path, tmp_path: Pa
     how: dict[str, Any] = {"dtype": "float32", "device": toys.CPU}
     assert list(load_target(finished, **how)) == ["last", "chosen"]
     assert list(load_target(weights, **how)) == ["teacher"]
-    with pytest.raises(BadWeights, match="gone does not exist; expected a run folder or a weights file"):
+    with pytest.raises(
+        BadWeights, match="gone does not exist; expected a run folder, a weights file or one of your teachers"
+    ):
         load_target(tmp_path / "gone", **how)
     with pytest.raises(DistillError, match="is no finished run"):
         load_target(tmp_path, **how)

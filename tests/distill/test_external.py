@@ -101,7 +101,7 @@ def test_auxiliary_heads_in_a_file_are_dropped(model: str, prefixes: set[str]) -
 
 
 def test_network_without_a_linear_head_is_refused() -> None:
-    words = r"cannot be used: what it returns is not the output \(B, K\) of a linear layer, its last"
+    words = r"cannot be used: it returns a tensor that is not the output \(B, K\) of a linear layer"
     with pytest.raises(UnknownModel, match=f"torchvision:squeezenet1_1 {words}"):
         spec("torchvision:squeezenet1_1")
 
@@ -230,14 +230,23 @@ def test_no_such_file(tmp_path: Path) -> None:
         ("def make(): pass", r"mine.py:make cannot be built: TypeError: make\(\) takes 0 positional arguments"),
         ("def make(n): raise KeyError('a\\nb')", r"mine.py:make cannot be built: KeyError: 'a\\nb'$"),
         ("def make(n): return 3", r"mine.py:make gives a int; expected a torch.nn.Module"),
-        (SOURCE.format(channels=3, more=", nn.Softmax(1)"), r"not the output \(B, K\) of a linear layer, its last$"),
-        (SOURCE.format(channels=1, more=", nn.Softmax(1)"), r"not the output \(B, K\) of a linear layer, its last$"),
+        (
+            SOURCE.format(channels=3, more=", nn.Softmax(1)"),
+            r"not the output \(B, K\) of a linear layer: expected plain logits$",
+        ),
+        (
+            SOURCE.format(channels=1, more=", nn.Softmax(1)"),
+            r"not the output \(B, K\) of a linear layer: expected plain logits$",
+        ),
         (
             SOURCE.format(channels=6, more=""),
-            r"mine.py:make cannot be used: RuntimeError: .* to have 6 channels[^\n]*$",
+            r"mine.py:make cannot be used: at 32, 28, 64, 224 px it fails .RuntimeError: .* to have 6 channels[^\n]*$",
         ),
         (SOURCE.replace("4, num_classes", "4, 7").format(channels=3, more=""), r"gives 7 logits where .* 100 classes"),
-        ("from torch import nn\ndef make(n): return nn.Sequential()", r"cannot be used: what it returns is not the"),
+        (
+            "from torch import nn\ndef make(n): return nn.Sequential()",
+            r"cannot be used: it returns a tensor that is not the",
+        ),
     ],
     ids=lambda value: None,
 )

@@ -57,7 +57,7 @@ def test_named_ones_are_measured(distill: Command) -> None:
     header, *rows, where = out.splitlines()
     assert (code, err) == (0, "")
     assert header.split()[-1] == "images/s"
-    assert [row.split()[0] for row in rows] == ["lenet5", "wrn10_1", "tiny.py:tiny"]
+    assert [row.split()[0] for row in rows] == ["lenet5", "wrn10_1", f"{Path.cwd()}/tiny.py:tiny"]
     assert all(float(row.split()[-1].replace(",", "")) > 0 for row in rows)
     assert where.startswith("images/s: of the forward in eval mode, float32 on ")
     assert where.endswith(f"CPU threads: 1, torch {torch.__version__}")
@@ -97,7 +97,7 @@ def test_of_the_whole_list_those_that_take_the_size(distill: Command, monkeypatc
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["models", "wrn16"], "unknown model 'wrn16'; known: wrn16_1, "),
+        (["models", "convnet"], "unknown model 'convnet'; known: wrn16_1, "),
         (["models", "lenet5", "--size", "16"], "lenet5 cannot work at 16 px; it takes images of at least 32 px a side"),
         (["models", "--size", "4"], "none of the architectures takes images of 4 px a side"),
         (["models", "--no-speed", "--threads", "1"], "--threads says how to measure, and --no-speed not to"),

@@ -328,8 +328,8 @@ def test_configs_that_make_no_sense() -> None:
         toys.run_config("supervised")
     with pytest.raises(UnknownMethod, match="unknown method 'dkd'; known: kd, mosaickd"):
         RunConfig(method="dkd", student="wrn16_1", config=toys.run_config("kd").config)
-    with pytest.raises(UnknownModel, match="unknown model 'resnet19'; known: wrn16_1"):
-        replace(toys.run_config("kd"), student="resnet19")
+    with pytest.raises(UnknownModel, match="unknown model 'convnet'; known: wrn16_1"):
+        replace(toys.run_config("kd"), student="convnet")
 
 
 def test_equal_plans_share_a_default_folder(transfer_set: ShardFolder, teacher: Classifier) -> None:

@@ -272,7 +272,10 @@ def test_a_checkpoint_in_the_working_folder_says_what_it_lacks() -> None:
 
 @pytest.mark.parametrize("weights", [None, Path("any.safetensors")])
 def test_unknown_name_lists_the_known(weights: Path | None) -> None:
-    with pytest.raises(UnknownTeacher, match=r"unknown teacher 'resnet1'; known: wrn16_1, wrn16_2, wrn40_1, wrn40_2"):
+    with pytest.raises(
+        UnknownTeacher,
+        match=r"unknown teacher 'resnet1'; did you mean resnet18\? known: wrn16_1, wrn16_2, wrn40_1, wrn40_2",
+    ):
         load_teacher("resnet1", weights)
 
 

@@ -215,6 +215,14 @@ def test_head_of_other_width(tmp_path: Path) -> None:
         load_classifier(path)
 
 
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    net = build("wrn16_1", 2)
+    net.get_parameter("fc.weight").data[0, 0] = torch.nan
+    save_classifier(tmp_path / "t", net, arch="wrn16_1", mean=MEAN, std=STD, classes=("a", "b"), input_size=32)
+    with pytest.raises(BadWeights, match=r"holds numbers that are not finite, in fc\.weight and 0 other tensors"):
+        load_classifier(tmp_path / "t")
+
+
 @pytest.mark.parametrize(
     ("arch", "numbers"), [("wrn16_1", "--mean R,G,B --std R,G,B"), ("lenet5", "--mean GREY --std GREY")]
 )
@@ -234,7 +242,7 @@ def test_normaliser_unsaid_names_the_command_that_says_it(tmp_path: Path, arch: 
 @pytest.mark.parametrize(
     ("metadata", "words"),
     [
-        ({"std": "0.1,0,0.1"}, r"the metadata of '.*t.safetensors' cannot be used: .* std above 0"),
+        ({"std": "0.1,0,0.1"}, r"what is told of '.*t.safetensors' cannot be used: .* std above 0"),
         (
             {"num_classes": "5"},
             r"2 classes are named but the network has 5$",

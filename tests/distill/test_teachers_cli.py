@@ -47,7 +47,7 @@ def test_a_checkpoint_is_kept_and_found_without_further_flags(
     assert done.code == 0, done.err
     assert done.out.splitlines() == [
         f"{only()}: a wrn16_1 with 3 classes, inputs of 32 px",
-        "use it with --teacher wrn16_1",
+        "use it with --teacher wrn16_1; try it with `distill eval wrn16_1 --data SPEC`",
     ]
     assert done.err == ""
     write_folder(tmp_path / "folder", pictures(9))
@@ -107,7 +107,32 @@ def test_a_file_of_an_earlier_version_is_listed_with_what_it_says(distill: Disti
     path.rename(store_dir() / "wrn16_1-0123456789ab.safetensors")
     (row,) = distill("teachers", "--json").json
     assert list(row.values()) == ["wrn16_1-0123456789ab", "wrn16_1", 2, None, None, "ca. 1"]
-    distill("teachers", "show", "wrn16_1").refused("the stored teacher wrn16_1-0123456789ab is damaged")
+    distill("teachers", "show", "wrn16_1").refused("the stored teacher wrn16_1-0123456789ab is damaged", code=4)
+
+
+def test_a_damaged_file_is_named_and_can_be_removed(distill: Distill) -> None:
+    distill(*ADD)
+    (path,) = store_dir().iterdir()
+    path.write_bytes(path.read_bytes()[:1000])
+    listed = distill("teachers")
+    assert f"{path.stem} is damaged: remove it with `distill teachers remove {path.stem}`" in listed.err
+    distill("teachers", "remove", path.stem)
+    assert not path.exists()
+
+
+def test_adding_again_keeps_what_is_not_told_anew(distill: Distill) -> None:
+    """And says what is now another."""
+    distill(*ADD, "--classes", "cat,dog,eel", "--set", "dataset=zoo")
+    told = distill("teachers", "add", "ckpt.pth", "--mean", "0.1,0.2,0.3")
+    assert "mean is now 0.1,0.2,0.3; it was 0.4914,0.4822,0.4465" in told.out
+    assert "std is now" not in told.out
+    teacher = load_teacher("wrn16_1", None)
+    assert teacher is not None
+    assert (teacher.classes, teacher.mean, teacher.metadata["dataset"]) == (
+        ("cat", "dog", "eel"),
+        (0.1, 0.2, 0.3),
+        "zoo",
+    )
 
 
 # add
@@ -147,8 +172,8 @@ def test_the_second_of_an_architecture_is_used_by_its_own_name(distill: Distill)
     distill(*ADD)
     make(Path("other.safetensors"), seed=5)
     second = distill("teachers", "add", "other.safetensors").out.splitlines()
-    assert second[1] == f"use it with --teacher {second[0].split(':')[0]}"
-    assert load_teacher(second[1].split()[-1], None) is not None
+    assert second[1].startswith(f"use it with --teacher {second[0].split(':')[0]}; ")
+    assert load_teacher(second[0].split(":")[0], None) is not None
 
 
 @pytest.mark.parametrize(
@@ -156,10 +181,10 @@ def test_the_second_of_an_architecture_is_used_by_its_own_name(distill: Distill)
     [
         (("gone.pth",), "no weights file 'gone.pth'; expected a safetensors or .pth file"),
         (("ckpt.pth",), "'ckpt.pth' does not say its architecture"),
-        (("ckpt.pth", "--arch", "wrn16_9x"), "unknown model 'wrn16_9x'; known: wrn16_1"),
+        (("ckpt.pth", "--arch", "wrn16_9x"), "unknown model 'wrn16_9x'; did you mean wrn16_2? known: wrn16_1"),
         (("ckpt.pth", "--arch", "wrn16_1"), "distill teachers add ckpt.pth --arch wrn16_1 --mean R,G,B --std R,G,B"),
         (("ckpt.pth", "--arch", "wrn16_2", *CIFAR10), "ckpt.pth is not a wrn16_2 with 3 classes: "),
-        ((*ADD[2:], "--mean", "red"), "could not convert string to float: 'red'"),
+        ((*ADD[2:], "--mean", "red"), "mean is 'red'; expected numbers such as 0.5,0.5,0.5"),
         ((*ADD[2:], "--mean", "125.3,123.0,113.9"), "those of inputs of 0 to 255 are to be divided by 255"),
         ((*ADD[2:], "--mean", "0.5"), "mean and std need 3 numbers each"),
         ((*ADD[2:], "--classes", "cat,dog"), "2 classes are named but the network has 3"),
