@@ -7,7 +7,7 @@ Both sides normalise the same uint8 images and run the same weights, in the same
 network has no hooks and gives logits alone. In bfloat16 the classifier's side includes what the bare one lacks: its
 head, asked again in float32. Prints JSON. The two take turns in one process, in alternating order; the ratio is the
 median over pairs of (bare seconds / classifier seconds), with the 95 % interval of that median: a busy machine widens
-it, and then more pairs are needed. What a view costs does not grow with the batch: the smaller network and batch, the
+it, and then more pairs are needed. Beside it stands the ratio of the two medians. What a view costs does not grow with the batch: the smaller network and batch, the
 lower the ratio. The claim, for batches that one trains and scores with: at least 0.99.
 """
 
@@ -85,6 +85,7 @@ def measure(arch: str, *, batch: int, pairs: int, dtype: Precision, device: torc
     reach = round(0.98 * pairs**0.5)  # ranks: 1.96 deviations of how many of the pairs lie below the true median
     return {
         "images_per_s": {name: round(batch / statistics.median(taken), 1) for name, taken in times.items()},
+        "ratio_of_medians": round(statistics.median(times["bare"]) / statistics.median(times["view"]), 4),
         "ratio": round(statistics.median(ratios), 4),
         "interval_95": [
             round(ratios[max(0, pairs // 2 - reach)], 4),

@@ -97,7 +97,8 @@ class Probe:
         float32, because eight bits of logit would decide ties in the entropy. Nothing here waits for the device.
         """
         device_type, low, seen = images_BCHW.device.type, dtype == "bfloat16", self._seen
-        seen.maps, seen.batch_norm = {}, {}
+        if self.watches:
+            seen.maps, seen.batch_norm = {}, {}  # what a forward that failed had left
         x_BCHW = normalise(images_BCHW, mean_C, std_C)
         if low:
             x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
@@ -109,6 +110,8 @@ class Probe:
         if low:
             with torch.autocast(device_type, enabled=False):
                 logits_BK = F.linear(features_BD, self.head.weight, self.head.bias)  # type: ignore[arg-type]
+        if not self.watches:
+            return TeacherView(logits_BK=logits_BK, features_BD=features_BD)
         # chosen by what is watched, though all that was seen was: a compiled forward is made anew when `watches`
         # changes, where hooks that come and go are overlooked (torch._dynamo.config.skip_nnmodule_hook_guards)
         names = {name for watch in self.watches for name in watch.maps}
