@@ -7,8 +7,9 @@ Both sides normalise the same uint8 images and run the same weights, in the same
 network has no hooks and gives logits alone. In bfloat16 the classifier's side includes what the bare one lacks: its
 head, asked again in float32. Prints JSON. The two take turns in one process, in alternating order; the ratio is the
 median over pairs of (bare seconds / classifier seconds), with the 95 % interval of that median: a busy machine widens
-it, and then more pairs are needed. Beside it stands the ratio of the two medians. What a view costs does not grow with the batch: the smaller network and batch, the
-lower the ratio. The claim, for batches that one trains and scores with: at least 0.99.
+it, and then more pairs are needed. Beside it stands the ratio of the two medians. What a view costs does not grow with
+the batch: the smaller network and batch, the lower the ratio. The claim, for batches that one trains and scores with:
+at least 0.99.
 """
 
 import argparse
