@@ -57,12 +57,9 @@ def register(path: Path | str, *, arch: str | None = None, facts: Mapping[str, s
     before = _told_before(weights_sha256(tensors), arch or metadata.get("arch"))
     told_all = {**before, **metadata, **(facts or {})}
     made = classifier_of(tensors, told_all, arch=arch or before.get("arch"), source=str(path))
-    card = made.card.to_metadata()
-    whole = made.metadata | card
+    whole = made.metadata | made.card.to_metadata()
     stored = store_dir() / f"{made.name}.safetensors"
-    says = read_metadata(stored) if _holds(stored, made.sha256) else {}
-    told = (metadata.keys() | (facts or {}).keys()) & (card.keys() | {"flip"})
-    if says != whole if facts else not card.keys() <= says.keys() or any(says.get(k) != whole[k] for k in told):
+    if not _holds(stored, made.sha256) or read_metadata(stored) != whole:
         kept = {name: tensor for name, tensor in tensors.items() if name in made.net.state_dict()}
         says_all = metadata.items() >= whole.items() and kept.keys() == tensors.keys()
         write_bytes(stored, path.read_bytes() if says_all else serialise(kept, whole))

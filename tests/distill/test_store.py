@@ -62,9 +62,13 @@ def test_register_keeps_the_bytes_once(tmp_path: Path) -> None:
     stored = register(path)
     assert stored == store_dir() / f"wrn16_1-{sha256[:12]}.safetensors"
     assert stored.read_bytes() == path.read_bytes()
-    again = make(tmp_path / "u.safetensors", extra={"dataset": "y"})  # equal weights, other metadata
+    changed = stored.stat().st_mtime_ns
+    assert register(path) == stored
+    assert stored.stat().st_mtime_ns == changed
+    again = make(tmp_path / "u.safetensors", extra={"test_accuracy": "0.9"})  # equal weights, one fact more
     assert register(again) == stored
-    assert stored.read_bytes() == path.read_bytes()
+    says = read_metadata(stored)
+    assert (says["dataset"], says["test_accuracy"]) == ("x", "0.9")
     assert list(store_dir().iterdir()) == [stored]
 
 
