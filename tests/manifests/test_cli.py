@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +275,15 @@ def works_in_a_thread(pid: int) -> bool:
     return False
 
 
+@pytest.fixture
+def heeds_interrupts() -> Iterator[None]:
+    """Children that can be interrupted, also where these tests run in the background and so ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_an_interrupted_query_ends_with_130_and_a_word(store: Path) -> None:
     with process("sql", RUNAWAY, store, stderr=subprocess.PIPE) as running:
         assert running.stderr is not None
