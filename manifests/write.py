@@ -1,13 +1,14 @@
 """Write a manifest: schema-checked, rows in key order, provenance in the footer, atomic, the same bytes every time."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from manifests.commit import FileFacts, atomic_file
+from manifests.commit import FileFacts, HashingFile, atomic_file
 from manifests.errors import SchemaMismatch
 from manifests.provenance import Provenance
 from manifests.schema import Table
@@ -33,20 +34,88 @@ def write_manifest(
     Raises `SchemaMismatch` for rows that do not fit: a column missing, of another type, NULL where none may be, or NaN,
     which would poison the statistics that filters skip by (NULL is the word for no number).
     """
-    rows = _fitted(rows, table.plain_schema(sizes), what=f"rows for {table.file}")
-    if "key" in rows.column_names:
-        rows = rows.sort_by("key")
-    rows = rows.combine_chunks().cast(table.arrow_schema(sizes))  # words are numbered in the order of the rows
+    with manifest_writer(folder, table, provenance=provenance, sizes=sizes, name=name) as writer:
+        writer.write(rows.sort_by("key") if "key" in rows.column_names else rows)
+    return writer.facts
+
+
+@contextlib.contextmanager
+def manifest_writer(
+    folder: Path,
+    table: Table,
+    *,
+    provenance: Provenance,
+    sizes: Mapping[str, int] | None = None,
+    name: str | None = None,
+) -> Iterator["ManifestWriter"]:
+    """Write a manifest piece by piece, in memory that does not grow: as `write_manifest`, for rows in key order.
+
+    The bytes do not depend on how the rows are cut into pieces. ``facts`` is there once the block is left.
+    """
     name = name or table.file
     with atomic_file(folder / name) as file:
-        pq.write_table(
-            rows.replace_schema_metadata(provenance.footer()),
+        writer = ManifestWriter(file, table, provenance=provenance, sizes=sizes)
+        try:
+            yield writer
+            writer.close()
+        except BaseException:
+            writer.abandon()
+            raise
+    writer.facts = FileFacts(name=name, bytes=file.bytes, sha256=file.sha256, rows=writer.rows)
+
+
+class ManifestWriter:
+    """A manifest that is being written, in row groups of ROW_GROUP; see `manifest_writer`."""
+
+    facts: FileFacts
+
+    def __init__(
+        self, file: HashingFile, table: Table, *, provenance: Provenance, sizes: Mapping[str, int] | None
+    ) -> None:
+        self._what = f"rows for {table.file}"
+        self._plain, self._schema = table.plain_schema(sizes), table.arrow_schema(sizes)
+        self._parquet = pq.ParquetWriter(
             file,
-            row_group_size=ROW_GROUP,
+            self._schema.with_metadata(provenance.footer()),
             compression="zstd",
             write_page_checksum=True,
         )
-    return FileFacts(name=name, bytes=file.bytes, sha256=file.sha256, rows=rows.num_rows)
+        self._waiting = self._plain.empty_table()
+        self._last: str | None = None  # key of the last row
+        self.rows = 0
+
+    def write(self, rows: pa.Table) -> None:
+        """Add rows, whose keys never descend and follow those before."""
+        rows = _fitted(rows, self._plain, what=self._what)
+        self._check_order(rows)
+        self.rows += rows.num_rows
+        waiting = pa.concat_tables([self._waiting, rows])
+        whole = len(waiting) - len(waiting) % ROW_GROUP
+        for start in range(0, whole, ROW_GROUP):
+            self._write_group(waiting.slice(start, ROW_GROUP))
+        self._waiting = waiting.slice(whole)
+
+    def close(self) -> None:
+        """Write what is left, and the footer."""
+        if len(self._waiting) or not self.rows:
+            self._write_group(self._waiting)
+        self._parquet.close()
+
+    def abandon(self) -> None:
+        """Let go of the file, which is about to be removed; else pyarrow would write the footer when it is collected."""
+        self._parquet.is_open = False
+
+    def _write_group(self, rows: pa.Table) -> None:
+        # Words are numbered in the order of the group's own rows.
+        self._parquet.write_table(rows.combine_chunks().cast(self._schema), row_group_size=ROW_GROUP)
+
+    def _check_order(self, rows: pa.Table) -> None:
+        if "key" not in rows.column_names or not len(rows):
+            return
+        keys = rows["key"].combine_chunks()
+        first, self._last, before = keys[0].as_py(), keys[-1].as_py(), self._last
+        if (before is not None and before > first) or not pc.all(pc.less_equal(keys[:-1], keys[1:])).as_py():
+            raise SchemaMismatch(f"{self._what} are not in key order (near {first})")
 
 
 def _fitted(rows: pa.Table, schema: pa.Schema, *, what: str) -> pa.Table:

@@ -5,12 +5,14 @@ leaves nothing out in silence: what it cannot read is an item with an error. Onl
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from glob import glob, has_magic
 from os.path import commonpath
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import parse_qsl
 
 import numpy as np
 from braceexpand import braceexpand
@@ -27,6 +29,9 @@ IMAGE_EXTENSIONS = frozenset(
         *(".avif", ".heic", ".heif", ".jp2", ".jxl"),  # not decoded here: counted and quarantined, not passed over
     )
 )  # compared in lower case
+
+# `?` is also a wildcard: only what reads as options after the last one is taken for options.
+_OPTIONS = re.compile(r"(.*)\?(\w+=[^?]*)", re.DOTALL)
 
 # Part of every identity; raised when a reader's answer to the same source changes.
 _READER_VERSION = 1
@@ -106,6 +111,25 @@ def fingerprint(*facts: object) -> str:
     """Hex SHA-256 over the facts' representations, one a line."""
     lines = (repr(fact) for fact in (_READER_VERSION, *facts))
     return hashlib.sha256("\n".join(lines).encode("utf-8", "backslashreplace")).hexdigest()
+
+
+def split_options(scheme: str, path: str, known: Collection[str]) -> tuple[str, dict[str, str]]:
+    """`PATH?key=value&key=value` as the path and its options; a file that is really named so has none.
+
+    Raises UnknownCorpus for an option that is not among those known, or that is given twice.
+    """
+    match = _OPTIONS.fullmatch(path)
+    if match is None or Path(path).expanduser().exists():
+        return path, {}
+    pairs = parse_qsl(match[2], keep_blank_values=True)
+    options = dict(pairs)
+    for option in options:
+        if option not in known:
+            expected = f"expected one of {', '.join(known)}" if known else "it takes none"
+            raise UnknownCorpus(f"{scheme}: has no option {option!r} (in {path}); {expected}")
+    if len(options) < len(pairs):
+        raise UnknownCorpus(f"{scheme}:{path} gives an option twice; give each once")
+    return match[1], options
 
 
 def is_image(name: str) -> bool:
