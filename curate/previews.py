@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from manifests.commit import write_bytes
 from manifests.keys import draw
-from manifests.read import read_manifest
+from manifests.read import read_manifest, read_rows
 from manifests.schema import SAMPLES, SELECTION
 from shards.figures import LEFT_OUT_MOSAIC, SELECTED_MOSAIC, transfer_set_facts, transfer_set_figures
 from shards.index import ShardFolder
@@ -40,9 +39,10 @@ def write_previews(folder: ShardFolder, selection: SelectionFolder, stores: Mapp
 
 def _fetch(keys: list[str], selection: SelectionFolder, stores: Mapping[str, ShardFolder]) -> NDArray[np.uint8]:
     """Pixels of a few samples (N, 3, size, size), straight from the stores."""
-    samples = read_manifest(selection.path, SAMPLES, columns=["key", "corpus", "shard", "block", "row"])
+    wanted = np.sort(np.array(keys, dtype=KEY_DTYPE))
+    samples = read_rows(selection.path, SAMPLES, wanted, columns=["key", "corpus", "shard", "block", "row"])
     images_NCHW = np.zeros((len(keys), 3, selection.size, selection.size), np.uint8)
-    for sample in samples.filter(pc.is_in(samples["key"], value_set=pa.array(keys, pa.string()))).to_pylist():
+    for sample in samples.to_pylist():
         store = stores[sample["corpus"]]
         shard = store.shards[sample["shard"]]
         block = read_block(store.path / shard.name, shard.blocks[sample["block"]])

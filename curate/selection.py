@@ -1,59 +1,84 @@
 """Select: a rule over the scores of some corpora, written as a selection folder with a decision for every row."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from curate.errors import CorpusUnusable, CurateError, UnknownMode
+from curate.choice import Choice
+from curate.errors import CorpusUnusable
 from curate.protocols import Teacher
 from curate.score import ScoreResult, teacher_facts
 from curate.select import SELECTORS
-from curate.select.decide import Decided, Scored, decide
-from manifests.commit import Ledger, exclusive
+from curate.select.base import Picked, Quota
+from curate.select.decide import Decided, decide
+from curate.select.filters import drop_excluded, drop_near_duplicates, measure
+from curate.select.pool import VECTOR_TABLES, Points, Pool, Scored, open_pool
+from manifests.commit import FileFacts, Ledger, check_file, exclusive
 from manifests.provenance import Provenance, fingerprint
 from manifests.read import read_manifest
-from manifests.schema import FEATURES, SAMPLES, SCORES, SELECTION
+from manifests.schema import SAMPLES, SCORES
 from manifests.write import write_manifest
 from shards.index import ShardFolder, seal
 from shards.selection import SelectionFolder, open_selection
 
 COUNTS = ("seen", "selected", "left_out", "quarantined", "duplicates")
 """per corpus and in all; duplicates are among those left out"""
-VERSION = 1  # raise it when the same scores would give another selection
+FEW, MOST = 0.001, 0.999
+"""a rule that keeps less or more than these shares of the usable images hardly chooses, and says so"""
+SHOWN = 3  # classes named in a note
+VERSION = 2  # raise it when the same scores would give another selection
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
-    """What to select; validated on construction (`CurateError`)."""
+class Judged:
+    """A corpus with what the teacher thinks of it."""
 
-    mode: str = "entropy-topk"
-    """a rule of SELECTORS"""
-    budget: int = 50_000
-    """images at most; the in-domain training size of CIFAR, as in MosaicKD"""
-    seed: int = 0
-    """of draws: random's, the holdout's, the packing order's"""
-    holdout: float = 0.05
-    """fraction of the selected images kept for choosing a checkpoint"""
+    store: ShardFolder
+    scores: ScoreResult
 
-    def __post_init__(self) -> None:
-        if self.mode not in SELECTORS:
-            raise UnknownMode(f"unknown mode {self.mode!r}; known: {', '.join(SELECTORS)}")
-        if self.budget < 1:
-            raise CurateError(f"--budget is {self.budget}; expected at least 1 image")
-        if not 0 <= self.holdout < 1:
-            raise CurateError(f"--holdout is {self.holdout}; expected a fraction from 0 to below 1")
+    @property
+    def name(self) -> str:
+        """The corpus's name."""
+        return str(self.store.document["corpus"])
+
+    def scored(self) -> Scored:
+        """Its manifests, after a look at the bytes of those that are read as a whole."""
+        for folder, unit, name in ((self.store.path, "store", SAMPLES.file), (self.scores.path, "scores", SCORES.file)):
+            record = Ledger(folder).read(unit)
+            for facts in record.files if record else ():
+                if facts.name == name:
+                    check_file(folder / name, bytes=facts.bytes, sha256=facts.sha256)
+        return Scored.of(self.name, self.store.path, self.scores.path)
 
 
-def make_plan(choice: Choice, stores: Mapping[str, ShardFolder], teacher: Teacher, *, device: str) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """Corpora that are not chosen from, but that the choice is held against."""
+
+    reference: Sequence[Judged] = ()
+    """what distances are measured to"""
+    excluded: Sequence[Judged] = ()
+    """what must not come in, such as the test set"""
+
+
+def make_plan(
+    choice: Choice,
+    stores: Mapping[str, ShardFolder],
+    teacher: Teacher,
+    *,
+    device: str,
+    reference: Sequence[ShardFolder] = (),
+    excluded: Sequence[ShardFolder] = (),
+) -> dict[str, Any]:
     """What a selection and its transfer set are made from; equal plans give equal bytes."""
     return {
         **asdict(choice),
         "corpora": [{"name": name, "store": store.id} for name, store in stores.items()],
+        "reference": [store.id for store in reference],
+        "excluded": [store.id for store in excluded],
         **teacher_facts(teacher),
         "device": device,
         "select": VERSION,
@@ -62,76 +87,111 @@ def make_plan(choice: Choice, stores: Mapping[str, ShardFolder], teacher: Teache
 
 def select(
     choice: Choice,
-    stores: Mapping[str, ShardFolder],
-    scores: Mapping[str, ScoreResult],
+    corpora: Sequence[Judged],
     teacher: Teacher,
     *,
     plan: Mapping[str, Any],
     work: Path,
+    sides: Sides | None = None,
+    threads: int | None = None,
 ) -> SelectionFolder:
     """Write the selection of ``plan`` below ``work``, or take the one that is there.
 
-    ``stores`` and ``scores`` are per corpus name, in the order that decides between duplicates. Raises
-    `CorpusUnusable` if no image has a finite score.
+    ``corpora`` are in the order that decides between duplicates. Raises `CorpusUnusable` if nothing can be selected,
+    `CurateError` for options that do not fit the corpora, and `IntegrityError` for damaged manifests.
     """
     print_ = fingerprint(plan)
     folder = work / "selections" / f"{choice.mode}-{print_[:12]}"
     if Ledger(folder).done("selection", print_):
         return open_selection(folder)
-    corpora = [
-        Scored(samples=read_manifest(stores[name].path, SAMPLES), scores=read_manifest(scores[name].path, SCORES))
-        for name in stores
-    ]
-    decided = decide(corpora, SELECTORS[choice.mode], budget=choice.budget, seed=choice.seed, holdout=choice.holdout)
-    if not pc.any(decided.selection["selected"]).as_py():
-        raise CorpusUnusable(
-            f"teacher {teacher.name} has no finite answer to any of the {decided.scores.num_rows:,} usable images; "
-            "its weights or its normaliser must be wrong"
-        )
+    choice.check_corpora([corpus.name for corpus in corpora])
     made = Provenance(
         step="select",
         config=plan,
-        parents={name: store.id for name, store in stores.items()},
+        parents={corpus.name: corpus.store.id for corpus in corpora},
         teacher={"name": teacher.name, "sha256": teacher.sha256},
-        transform=next(iter(stores.values())).document["transform"],
+        transform=corpora[0].store.document["transform"],
     )
-    with exclusive(folder):
-        files = [
-            write_manifest(folder, SAMPLES, decided.samples, provenance=made),
-            write_manifest(folder, SCORES, decided.scores, provenance=made),
-            write_manifest(folder, SELECTION, decided.selection, provenance=made),
-            write_manifest(
-                folder,
-                FEATURES,
-                _selected_features(decided, scores.values()),
-                provenance=made,
-                sizes={"features": teacher.feature_dim},
-            ),
-        ]
-        seal(folder, _document(plan, decided, stores, teacher), kind="selection", files=files, fingerprint=print_)
+    sides = sides or Sides()
+    with (
+        exclusive(folder),
+        open_pool(
+            [corpus.scored() for corpus in corpora],
+            class_names=teacher.classes,
+            spill=work,
+            reference=_points(sides.reference, choice, work=work) if sides.reference else None,
+            threads=threads,
+        ) as pool,
+    ):
+        filters = _filter(pool, choice, sides, work=work)
+        picked = SELECTORS[choice.mode].pick(pool, choice, Quota.of(choice, pool.corpora))
+        if not len(picked.rows):
+            raise CorpusUnusable(_why_none(pool, teacher))
+        decided = decide(pool, picked, seed=choice.seed, holdout=choice.holdout, folder=folder, provenance=made)
+        files = [*decided.files, *_vectors(pool, folder, made)]
+        facts = {"filters": filters, "rule": dict(picked.facts), "reasons": decided.reasons}
+        document = _document(plan, corpora, teacher) | facts | _count(pool, picked, decided, corpora, teacher)
+        seal(folder, document, kind="selection", files=files, fingerprint=print_)
     return open_selection(folder)
 
 
-def _selected_features(decided: Decided, scores: Iterable[ScoreResult]) -> pa.Table:
-    """Features of the selected rows. A key may lie in several corpora: each row is its own corpus's."""
-    selected = decided.selection.filter(decided.selection["selected"]).select(["key"])
-    taken = decided.samples.select(["key", "own_key", "corpus_order"]).join(selected, "key", join_type="inner")
-    parts = []
-    for order, result in enumerate(scores):
-        features = read_manifest(result.path, FEATURES)
-        keys = taken.filter(pc.equal(taken["corpus_order"], order))["own_key"]
-        parts.append(features.filter(pc.is_in(features["key"], value_set=keys.combine_chunks())))
-    return pa.concat_tables(parts)
+def _points(corpora: Sequence[Judged], choice: Choice, *, work: Path) -> Points:
+    """Vectors of corpora that are not chosen from."""
+    with open_pool([corpus.scored() for corpus in corpora], class_names=(), spill=work) as pool:
+        return pool.points(choice.on)
 
 
-def _document(
-    plan: Mapping[str, Any], decided: Decided, stores: Mapping[str, ShardFolder], teacher: Teacher
-) -> dict[str, Any]:
-    first = next(iter(stores.values()))
+def _filter(pool: Pool, choice: Choice, sides: Sides, *, work: Path) -> dict[str, Any]:
+    """Drop what may not be picked; how many for which reason."""
+    facts: dict[str, Any] = {}
+    measure(pool, on=choice.on)
+    if choice.where is not None:
+        pool.restrict(choice.where)
+    if sides.excluded:
+        hashes = pa.chunked_array(
+            [chunk for corpus in sides.excluded for chunk in _pixel_hashes(corpus.store.path).chunks], pa.string()
+        )
+        facts["excluded"] = drop_excluded(pool, hashes, _points(sides.excluded, choice, work=work), choice)
+    if choice.near_duplicates is not None:
+        facts["near_duplicates"] = drop_near_duplicates(pool, choice)
+    return facts
+
+
+def _pixel_hashes(store: Path) -> pa.ChunkedArray:
+    return read_manifest(store, SAMPLES, columns=["pixel_hash"])["pixel_hash"].drop_null()
+
+
+def _vectors(pool: Pool, folder: Path, made: Provenance) -> list[FileFacts]:
+    """Features and logits of the selected rows."""
+    files = []
+    for kind, table in VECTOR_TABLES.items():
+        points = pool.points(kind, "picked")
+        vectors = pa.FixedSizeListArray.from_arrays(pa.array(points.rows_ND.reshape(-1)), points.rows_ND.shape[1])
+        rows = pa.table({"key": points.keys.astype(str), kind: vectors})
+        sizes = {kind: points.rows_ND.shape[1]}
+        files.append(write_manifest(folder, table, rows, provenance=made, sizes=sizes))
+    return files
+
+
+def _why_none(pool: Pool, teacher: Teacher) -> str:
+    usable, finite = pool.count("scores"), pool.count("scores WHERE status = 'ok'")
+    if not finite:
+        return (
+            f"teacher {teacher.name} has no finite answer to any of the {usable:,} usable images; "
+            "its weights or its normaliser must be wrong"
+        )
+    left = pool.count()
+    return (
+        f"nothing is selected: of {usable:,} usable images {left:,} pass the filters, and the rule keeps none of them"
+    )
+
+
+def _document(plan: Mapping[str, Any], corpora: Sequence[Judged], teacher: Teacher) -> dict[str, Any]:
+    first = corpora[0].store
     return {
         "plan": dict(plan),
-        "stores": {name: store.id for name, store in stores.items()},
-        "builtin": all(store.document["builtin"] for store in stores.values()),
+        "stores": {corpus.name: corpus.store.id for corpus in corpora},
+        "builtin": all(corpus.store.document["builtin"] for corpus in corpora),
         "size": first.size,
         "transform": first.document["transform"],
         "teacher": {
@@ -142,30 +202,56 @@ def _document(
             "std": list(teacher.std),
         },
         "classes": list(teacher.classes),
-        **_count(decided, teacher),
     }
 
 
-def _count(decided: Decided, teacher: Teacher) -> dict[str, Any]:
+def _count(pool: Pool, picked: Picked, decided: Decided, corpora: Sequence[Judged], teacher: Teacher) -> dict[str, Any]:
     """Counts that add up (selected + left out + quarantined = seen), in all and per corpus, and per class."""
-    with duckdb.connect() as connection:
-        for name in ("samples", "scores", "selection"):
-            connection.register(name, getattr(decided, name))
-        corpora = connection.sql("""
-            SELECT corpus, count(*) AS seen, count(*) FILTER (WHERE selected) AS selected,
-                count(*) FILTER (WHERE NOT selected) AS left_out,
-                count(*) FILTER (WHERE selected IS NULL) AS quarantined,
-                count(*) FILTER (WHERE reason = 'duplicate') AS duplicates
-            FROM samples LEFT JOIN selection USING (key) GROUP BY corpus, corpus_order ORDER BY corpus_order
-        """).to_arrow_table()
-        classes = dict(
-            connection.sql("""
-                SELECT pred, count(*) FROM scores JOIN selection USING (key) WHERE selected GROUP BY pred ORDER BY pred
-            """).fetchall()
-        )
-    per_corpus = corpora.to_pylist()  # in corpus order
+    twins = pool.connection.sql("SELECT corpus_order FROM dropped WHERE reason = 'duplicate'").to_arrow_table()
+    numbers = zip(corpora, pool.per_corpus(picked.rows), pool.per_corpus(twins), strict=True)
+    per_corpus = [
+        {
+            "corpus": corpus.name,
+            "seen": corpus.store.document["seen"],
+            "selected": selected,
+            "left_out": corpus.store.rows() - selected,
+            "quarantined": corpus.store.document["seen"] - corpus.store.rows(),
+            "duplicates": duplicates,
+        }
+        for corpus, selected, duplicates in numbers
+    ]
     total = {name: sum(c[name] for c in per_corpus) for name in COUNTS}
-    if total["selected"] + total["left_out"] + total["quarantined"] != total["seen"]:
-        raise AssertionError(f"counts do not add up: {total}")
-    histogram = {name: classes.get(number, 0) for number, name in enumerate(teacher.classes)}
+    rows = [facts.rows for facts in decided.files]
+    wanted = [total["seen"], *[total["selected"] + total["left_out"]] * 2]
+    if rows != wanted or sum(decided.reasons.values()) != rows[-1]:
+        raise AssertionError(f"rows do not add up: {rows} written, {wanted} counted")
+    histogram = {name: decided.classes.get(number, 0) for number, name in enumerate(teacher.classes)}
     return {"counts": total, "corpora": per_corpus, "class_histogram": histogram}
+
+
+def notes(document: Mapping[str, Any]) -> list[str]:
+    """What a person should know about a selection that did what was asked."""
+    counts, plan, rule = document["counts"], document["plan"], document["rule"]
+    usable = counts["selected"] + counts["left_out"]
+    share = counts["selected"] / usable
+    found = []
+    if share < FEW or share > MOST:
+        few = "hardly any" if share < FEW else "nearly all"
+        found.append(
+            f"the rule keeps {few} of what it was given: {counts['selected']:,} of {usable:,} usable images "
+            f"({100 * share:.3g} %); compare --budget {plan['budget']:,}"
+        )
+    return found + _shortfall(rule, last=document["corpora"][-1]["corpus"])
+
+
+def _shortfall(rule: Mapping[str, Any], *, last: str) -> list[str]:
+    """The classes that the corpora could not fill, the emptiest first, and what would fill them."""
+    missing = sorted(rule.get("shortfall", {}).items(), key=lambda item: -item[1])
+    found = []
+    for name, count in missing[:SHOWN]:
+        size = rule["size_that_fills"][name]
+        how = f"about {size:,} images like those of {last} would fill it" if size else f"{last} has none of it"
+        found.append(f"class {name} lacks {count:,} of {rule['class_cap']:,}: {how}")
+    if len(missing) > SHOWN:
+        found.append(f"{len(missing) - SHOWN} more classes are not full: see rule.shortfall in transfer-set.json")
+    return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _WORD = pa.dictionary(pa.int32(), pa.string())
 _VECTOR = pa.list_(pa.float32())  # on disk: fixed size, known only when a teacher is
@@ -97,7 +97,8 @@ SAMPLES = Table(
         Column(
             name="status",
             type=_WORD,
-            meaning="ok, decode_error, too_small, too_large, duplicate (the same pixels came before in this corpus)",
+            meaning="ok, decode_error, too_small, too_large, duplicate (the same pixels came before in this corpus), "
+            "unreadable (an I/O error, no permission, a file that changed: ingest tries it again)",
             written_by="ingest",
         ),
         Column(
@@ -193,6 +194,14 @@ SCORES = Table(
             meaning="-logsumexp(logits)",
             written_by="score",
         ),
+        Column(
+            name="self_ce",
+            type=pa.float32(),
+            nullable=True,
+            unit="nats",
+            meaning="cross-entropy between the softmax and its own argmax, -log confidence, exact also near 0",
+            written_by="score",
+        ),
     ),
 )
 
@@ -230,14 +239,14 @@ SELECTION = Table(
         Column(
             name="reason",
             type=_WORD,
-            meaning="why it was kept or left out: top-k, drawn, below cut, not drawn, duplicate, nonfinite",
+            meaning="why it was kept or left out: top-k, drawn, class full, duplicate, excluded, nonfinite, ...",
             written_by="select",
         ),
         Column(
             name="rank",
             type=pa.int64(),
             nullable=True,
-            meaning="position in the rule's order, from 1; null for rows the rule never ranked",
+            meaning="position among the selected rows in the rule's order, from 1",
             written_by="select",
         ),
         Column(
@@ -245,6 +254,20 @@ SELECTION = Table(
             type=pa.int32(),
             nullable=True,
             meaning="class that the rule filled with it; null for rules without classes",
+            written_by="select",
+        ),
+        Column(
+            name="nn_dist",
+            type=pa.float64(),
+            nullable=True,
+            meaning="Euclidean distance to the nearest vector of the reference; null where none was given",
+            written_by="select",
+        ),
+        Column(
+            name="nn_key",
+            type=pa.string(),
+            nullable=True,
+            meaning="key of that nearest sample of the reference",
             written_by="select",
         ),
     ),

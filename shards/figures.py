@@ -64,10 +64,9 @@ def _entropy(folder: ShardFolder) -> Figure:
     """Histogram of the teacher's entropy over [0, ln K]."""
     classes = len(folder.document["classes"])
     top = math.log(max(2, classes))
-    scores = read_manifest(folder.path, SCORES, columns=["key", "entropy"])
-    rows = scores.join(read_manifest(folder.path, SELECTION, columns=["key", "selected"]), "key", join_type="inner")
-    selected = rows["selected"].to_numpy()
-    entropy = rows["entropy"].to_numpy().astype(float).clip(0, top)  # NULL is NaN, which falls into no bin
+    selected = read_manifest(folder.path, SELECTION, columns=["selected"])["selected"].to_numpy()
+    entropy = read_manifest(folder.path, SCORES, columns=["entropy"])["entropy"].to_numpy()  # the same rows
+    entropy = entropy.astype(float).clip(0, top)  # NULL is NaN, which falls into no bin
     edges = np.linspace(0, top, BINS + 1)
     series = {
         name: np.histogram(entropy[mask], edges)[0].tolist()

@@ -1,5 +1,6 @@
 """Pack: copy the selected rows of corpus stores into a transfer set, shuffled, with the manifests beside them."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from manifests.commit import FileFacts, Ledger, atomic_file, claimed
 from manifests.keys import content_key, draw
 from manifests.progress import Advance, nothing
 from manifests.provenance import Provenance, fingerprint
-from manifests.read import read_manifest
-from manifests.schema import FEATURES, SAMPLES, SCORES, SELECTION, Table
-from manifests.write import write_manifest
+from manifests.read import read_batches, read_rows
+from manifests.schema import FEATURES, LOGITS, SAMPLES, SCORES, SELECTION, Table
+from manifests.write import manifest_writer
 from shards.index import ShardFacts, ShardFolder, open_folder, seal, write_index
 from shards.layout import KEY_DTYPE, UNKNOWN_LABEL, Block, block_rows, shard_name, shard_rows
 from shards.read import read_block
@@ -23,7 +25,7 @@ from shards.selection import SelectionFolder
 from shards.write import committed, write_shard
 
 SPLITS = ("train", "holdout")
-COPIED = (SELECTION, SCORES, FEATURES)
+COPIED = (SELECTION, SCORES, FEATURES, LOGITS)
 PLACE = ("shard", "block", "row")
 
 
@@ -66,13 +68,13 @@ class _Packing:
 
     def __init__(self, selection: SelectionFolder, stores: Mapping[str, ShardFolder], out: Path) -> None:
         self._out, self._size, self._plan, self._ledger = out, selection.size, selection.plan, Ledger(out)
-        samples = read_manifest(selection.path, SAMPLES, columns=["key", "corpus", *PLACE])
-        picked = read_manifest(selection.path, SELECTION, columns=["key", "split"])
-        rows = samples.join(picked.filter(pc.is_valid(picked["split"])), "key", join_type="inner")
-        keys = np.array(rows["key"].to_pylist(), dtype=KEY_DTYPE)
+        batches = read_batches(selection.path, SELECTION, columns=["key", "split"])
+        picked = pa.Table.from_batches([batch.filter(pc.is_valid(batch["split"])) for batch in batches])
+        keys = np.array(picked["key"].to_pylist(), dtype=KEY_DTYPE)
+        rows = read_rows(selection.path, SAMPLES, keys, columns=["corpus", *PLACE])
         order = np.lexsort((keys, draw(keys, "pack", self._plan["seed"])))  # shuffled, ties by key
         self.keys = keys[order]
-        self._split = np.array(rows["split"].to_pylist(), dtype=str)[order]
+        self._split = np.array(picked["split"].to_pylist(), dtype=str)[order]
         names, self._store = np.unique(np.array(rows["corpus"].to_pylist(), dtype=str)[order], return_inverse=True)
         self._stores = [stores[name] for name in names]
         self._source = np.column_stack([rows[c].to_numpy()[order] for c in PLACE]).astype(np.int64)
@@ -140,28 +142,35 @@ def _finish(out: Path, selection: SelectionFolder, shards: list[ShardFacts], pac
     )
     files = [committed(facts) for facts in shards]
     files.append(write_index(out, shards, provenance=made))
-    files.append(write_manifest(out, SAMPLES, _place(selection, packing), provenance=made))
+    files.append(_place(selection, packing, out, provenance=made))
     files += [_copy(selection, table, out) for table in COPIED]
     rows = {split: sum(s.rows for s in shards if s.split == split) for split in SPLITS}
     made_from = fingerprint({"plan": selection.plan})
     seal(out, {**selection.document, "rows": rows}, kind="transfer-set", files=files, fingerprint=made_from)
 
 
-def _place(selection: SelectionFolder, packing: _Packing) -> pa.Table:
+def _place(selection: SelectionFolder, packing: _Packing, out: Path, *, provenance: Provenance) -> FileFacts:
     """The samples manifest with shard, block and row as they are in the transfer set, NULL for what it left out."""
-    samples = read_manifest(selection.path, SAMPLES)
-    keys = np.array(samples["key"].to_pylist(), dtype=KEY_DTYPE)
-    where = np.searchsorted(keys, packing.keys)  # a manifest is in key order
-    for name, places in zip(PLACE, packing.placed.T, strict=True):
-        column = np.full(len(keys), -1, np.int32)
-        column[where] = places
-        samples = samples.set_column(samples.column_names.index(name), name, pa.array(column, mask=column < 0))
-    return samples
+    order = np.argsort(packing.keys)
+    packed, placed = packing.keys[order], packing.placed[order]
+    with manifest_writer(out, SAMPLES, provenance=provenance) as writer:
+        for batch in read_batches(selection.path, SAMPLES):  # in key order, as every manifest
+            keys = np.array(batch["key"].to_pylist(), dtype=KEY_DTYPE)
+            first, last = np.searchsorted(packed, keys[0]), np.searchsorted(packed, keys[-1], side="right")
+            where = np.searchsorted(keys, packed[first:last])
+            rows = pa.Table.from_batches([batch])
+            for name, places in zip(PLACE, placed[first:last].T, strict=True):
+                column = np.full(len(keys), -1, np.int32)
+                column[where] = places
+                rows = rows.set_column(rows.column_names.index(name), name, pa.array(column, mask=column < 0))
+            writer.write(rows)
+    return writer.facts
 
 
 def _copy(selection: SelectionFolder, table: Table, out: Path) -> FileFacts:
     """The selection's own manifest, byte for byte."""
     with atomic_file(out / table.file) as file:
-        file.write((selection.path / table.file).read_bytes())
-    rows = read_manifest(selection.path, table, columns=["key"]).num_rows
+        with (selection.path / table.file).open("rb") as source:
+            shutil.copyfileobj(source, file)
+    rows = pq.read_metadata(out / table.file).num_rows
     return FileFacts(name=table.file, bytes=file.bytes, sha256=file.sha256, rows=rows)

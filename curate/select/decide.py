@@ -1,98 +1,128 @@
-"""Decide: every scored row is kept or left out, with a reason, by one SQL story that all rules share.
+"""Decide: every scored row is kept or left out, with a reason, and written so; in slices of the key space.
 
-Duplicates go first (corpus order wins), then rows without finite scores; the rule ranks the rest; the budget cuts;
-a seeded draw within the kept rows makes the holdout split.
+Keys are hashes, so a slice of them is a fair share of the rows of every corpus, and all that is joined by key is joined
+within the slice: memory does not grow with the number of rows.
 """
 
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
-import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from curate.select.base import Rule
+from curate.select.base import Picked
+from curate.select.pool import Pool
+from manifests.commit import FileFacts
+from manifests.provenance import Provenance
+from manifests.schema import SAMPLES, SCORES, SELECTION
+from manifests.write import ManifestWriter, manifest_writer
+
+SLICE = 1 << 20  # rows of all corpora together: ~200 MB while they are decided and written
+TABLES = (SAMPLES, SCORES, SELECTION)
+OUTSIDE = "outside band"
+"""reason of rows that --where does not admit"""
+
+_PICKED = """
+CREATE TABLE picked AS SELECT *, CASE
+    WHEN row_number() OVER (ORDER BY md5('holdout:{seed}:' || key), key) <= {holdout} * (SELECT count(*) FROM picks)
+    THEN 'holdout' ELSE 'train' END AS split
+FROM picks
+"""
+# A file that lies in two corpora has one key in both; the later one gets a key of its own (and is a duplicate).
+_RENAMED = """
+CREATE TABLE renamed AS
+SELECT own_key, corpus_order, left(sha256(own_key || ':' || earlier + 1), 32) AS key
+FROM (
+    SELECT s.key AS own_key, s.corpus_order, count(*) AS earlier
+    FROM samples s JOIN samples e ON e.key = s.key AND e.corpus_order < s.corpus_order GROUP BY ALL
+)
+"""
+_NO_RENAMED = "CREATE TABLE renamed (own_key VARCHAR, corpus_order BIGINT, key VARCHAR)"
+_OF_RENAMED = """
+CREATE TABLE renamed_{view} AS
+SELECT r.key, r.own_key, v.* EXCLUDE (key)
+FROM {view} v JOIN renamed r ON r.own_key = v.key AND r.corpus_order = v.corpus_order
+"""
+_SLICE = """
+SELECT key, key AS own_key, * EXCLUDE (key) FROM {view} ANTI JOIN (SELECT own_key AS key, corpus_order FROM renamed)
+USING (key, corpus_order) WHERE key >= '{first}' AND key < '{end}'
+UNION ALL BY NAME SELECT * FROM renamed_{view} WHERE key >= '{first}' AND key < '{end}'
+"""
+_SAMPLES = """
+SELECT s.* REPLACE (coalesce(r.key, s.duplicate_of) AS duplicate_of)
+FROM slice s LEFT JOIN renamed r ON r.own_key = s.duplicate_of AND r.corpus_order = s.corpus_order ORDER BY s.key
+"""
+_DECIDED = """
+SELECT s.* EXCLUDE (admitted, left_for), p.rank IS NOT NULL AS selected, p.split, p.rank, p.target_class,
+    CASE WHEN p.rank IS NOT NULL THEN p.reason WHEN d.reason IS NOT NULL THEN d.reason
+        WHEN s.status <> 'ok' THEN s.status WHEN NOT admitted THEN '{outside}' ELSE left_for END AS reason
+FROM (SELECT *, coalesce(({where}), false) AS admitted, {left} AS left_for FROM slice) s
+LEFT JOIN picked p ON p.key = s.own_key AND p.corpus_order = s.corpus_order
+LEFT JOIN dropped d ON d.key = s.own_key AND d.corpus_order = s.corpus_order ORDER BY s.key
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decided:
-    """Manifests over all corpora together, keys made unique across them."""
+    """What was decided of all rows, in numbers."""
 
-    samples: pa.Table
-    """with corpus_order, and own_key: the key in the corpus's own store"""
-    scores: pa.Table
-    selection: pa.Table
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """One corpus, ready for selection."""
-
-    samples: pa.Table
-    scores: pa.Table
+    files: list[FileFacts]
+    reasons: dict[str, int]
+    """rows for each reason, most first"""
+    classes: dict[int, int]
+    """selected rows of each predicted class"""
 
 
-_SAMPLES = """
-CREATE TABLE samples AS
-WITH named AS (
-    SELECT *, key AS own_key, CASE WHEN nth > 1 THEN left(sha256(key || ':' || nth), 32) ELSE key END AS unique_key
-    FROM (SELECT *, row_number() OVER (PARTITION BY key ORDER BY corpus_order) AS nth FROM all_samples)
-)
-SELECT s.* REPLACE (s.unique_key AS key, original.unique_key AS duplicate_of)
-FROM named s LEFT JOIN named original
-    ON original.own_key = s.duplicate_of AND original.corpus_order = s.corpus_order
-"""
+def decide(pool: Pool, picked: Picked, *, seed: int, holdout: float, folder: Path, provenance: Provenance) -> Decided:
+    """Write the samples, scores and selection manifests of all corpora together.
 
-_SCORES = """
-CREATE TABLE scores AS
-SELECT s.key, c.* EXCLUDE (key, corpus_order), s.corpus_order
-FROM all_scores c JOIN samples s ON s.own_key = c.key AND s.corpus_order = c.corpus_order
-"""
-
-_CANDIDATES = """
-CREATE TABLE candidates AS
-SELECT c.*, row_number() OVER (
-    PARTITION BY s.pixel_hash ORDER BY s.corpus_order, s.duplicate_of IS NOT NULL, s.key) > 1 AS is_duplicate
-FROM scores c JOIN samples s USING (key)
-"""
-
-_SELECTION = """
-WITH ranked AS (
-    SELECT key, row_number() OVER (ORDER BY {order_by}, key) AS rank
-    FROM candidates WHERE status = 'ok' AND NOT is_duplicate
-), kept AS (
-    SELECT key, row_number() OVER (ORDER BY md5('holdout:{seed}:' || key), key) AS draw
-    FROM ranked WHERE rank <= {budget}
-)
-SELECT key, kept.draw IS NOT NULL AS selected,
-    CASE WHEN kept.draw IS NULL THEN NULL
-         WHEN kept.draw <= {holdout} * (SELECT count(*) FROM kept) THEN 'holdout' ELSE 'train' END AS split,
-    CASE WHEN kept.draw IS NOT NULL THEN '{kept}' WHEN is_duplicate THEN 'duplicate'
-         WHEN status <> 'ok' THEN status ELSE '{cut}' END AS reason,
-    rank, NULL::INTEGER AS target_class
-FROM candidates LEFT JOIN ranked USING (key) LEFT JOIN kept USING (key)
-ORDER BY key
-"""
-
-
-def decide(corpora: list[Scored], rule: Rule, *, budget: int, seed: int, holdout: float) -> Decided:
-    """Apply ``rule`` to all corpora together, in their order.
-
-    ``holdout`` is the fraction of the kept rows that goes to the holdout split. A file that lies in two corpora has
-    one key in both; here the later one gets a key of its own, and the reason `duplicate`.
+    ``holdout`` is the fraction of the picked rows that a draw by key and ``seed`` takes for the holdout split.
     """
-    with duckdb.connect() as connection:
-        for view in ("samples", "scores"):
-            parts = []
-            for order, corpus in enumerate(corpora):
-                connection.register(f"{view}_{order}", getattr(corpus, view))
-                parts.append(f"SELECT *, {order} AS corpus_order FROM {view}_{order}")
-            connection.execute(f"CREATE VIEW all_{view} AS {' UNION ALL BY NAME '.join(parts)}").fetchall()
-        for statement in (_SAMPLES, _SCORES, _CANDIDATES):
-            connection.execute(statement).fetchall()
-        query = _SELECTION.format(
-            order_by=rule.order_by(seed), seed=seed, budget=budget, holdout=holdout, kept=rule.kept, cut=rule.cut
-        )
-        return Decided(
-            samples=connection.sql("SELECT * FROM samples ORDER BY key").to_arrow_table(),
-            scores=connection.sql("SELECT * FROM scores ORDER BY key").to_arrow_table(),
-            selection=connection.sql(query).to_arrow_table(),
-        )
+    with pool.table("picks", picked.rows):
+        pool.run(_PICKED.format(seed=seed, holdout=holdout))
+    pool.run(_RENAMED if len(pool.corpora) > 1 else _NO_RENAMED)
+    for view in ("samples", "scores"):
+        pool.run(_OF_RENAMED.format(view=view))
+    query = _DECIDED.format(where=pool.where, outside=OUTSIDE, left=picked.left)
+    reasons: Counter[str] = Counter()
+    classes: Counter[int] = Counter()
+    with ExitStack() as stack, ThreadPoolExecutor(len(TABLES)) as threads:
+        writers = [stack.enter_context(manifest_writer(folder, t, provenance=provenance)) for t in TABLES]
+        for first, end in pairwise(_edges(pool.count("samples"))):
+            samples = _slice(pool, "samples", _SAMPLES, first=first, end=end)
+            decided = _slice(pool, "scores", query, first=first, end=end)
+            list(threads.map(ManifestWriter.write, writers, (samples, decided, _with_nearest(decided))))
+            reasons.update(_counts(decided["reason"]))
+            classes.update(_counts(decided["pred"].filter(decided["selected"])))
+    return Decided(
+        files=[writer.facts for writer in writers], reasons=dict(reasons.most_common()), classes=dict(classes)
+    )
+
+
+def _edges(rows: int) -> list[str]:
+    """Ascending first digits of keys, so that each slice between two of them has about SLICE of the rows."""
+    slices = max(1, -(-rows // SLICE))
+    return ["", *(f"{(n << 32) // slices:08x}" for n in range(1, slices)), "g"]
+
+
+def _slice(pool: Pool, view: str, query: str, *, first: str, end: str) -> pa.Table:
+    part = _SLICE.format(view=view, first=first, end=end)
+    found: pa.Table = pool.connection.sql(f"WITH slice AS ({part}) {query}").to_arrow_table()
+    return found
+
+
+def _with_nearest(decided: pa.Table) -> pa.Table:
+    """With the columns of distances to a reference, NULL where there is none."""
+    for name in ("nn_dist", "nn_key"):
+        if name not in decided.column_names:
+            decided = decided.append_column(name, pa.nulls(len(decided), SELECTION.arrow_schema().field(name).type))
+    return decided
+
+
+def _counts(column: pa.ChunkedArray) -> dict[Any, int]:
+    return {count["values"]: count["counts"] for count in pc.value_counts(column).to_pylist()}

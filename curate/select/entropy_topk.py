@@ -1,8 +1,8 @@
 """entropy-topk: the images on which the teacher is least sure."""
 
-from curate.select.base import Rule
+from curate.select.order import Order
 
-ENTROPY_TOPK = Rule(
+ENTROPY_TOPK = Order(
     order_by=lambda seed: "entropy DESC",
     kept="top-k",
     cut="below cut",

@@ -1,8 +1,8 @@
 """random: a seeded draw, the control that every other rule has to beat."""
 
-from curate.select.base import Rule
+from curate.select.order import Order
 
-RANDOM = Rule(
+RANDOM = Order(
     order_by=lambda seed: f"md5('random:{seed}:' || key)",
     kept="drawn",
     cut="not drawn",

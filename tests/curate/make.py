@@ -1,8 +1,10 @@
 """Small corpora in the forms people have them, a teacher that is a linear map of mean colours, manifests of neither."""
 
 import io
+import math
 import tarfile
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,10 +16,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from curate.catalogue import Catalogue, Decoded
+from curate.choice import Choice
 from curate.corpora.base import Item
-from curate.select.decide import Scored
+from curate.select import SELECTORS
+from curate.select.base import Picked, Quota
+from curate.select.decide import decide
+from curate.select.pool import Points, Pool, Scored, open_pool
 from manifests.keys import content_key
-from manifests.schema import SAMPLES, SCORES
+from manifests.provenance import Provenance
+from manifests.read import read_manifest
+from manifests.schema import SAMPLES, SCORES, SELECTION
 
 SIZE = 8  # px
 CLASSES = ("red", "green", "blue", "grey")
@@ -125,12 +133,15 @@ class Sample:
     picture: int | None
     form: int = 0
     entropy: float | None = 0.5
-    """a property of the picture; None where its logits are not finite"""
+    """a property of the picture; None where its logits are not finite. The other scores are functions of it"""
+    pred: int = 0
+    vector: tuple[float, ...] | None = None
+    """its features and its logits; default: a place on a grid, by picture"""
 
 
 def scored(corpus: str, samples: Sequence[Sample]) -> Scored:
     """The manifests of a corpus, named as ingest names them."""
-    catalogue, rows, scores = Catalogue(corpus), [], []
+    catalogue, rows, scores, vectors = Catalogue(corpus), [], [], []
     for number, sample in enumerate(samples):
         uri, usable = f"{number:06d}", sample.picture is not None
         data = f"picture {sample.picture} as {sample.form}" if usable else f"damaged {sample.form}"
@@ -143,13 +154,69 @@ def scored(corpus: str, samples: Sequence[Sample]) -> Scored:
             error=None if usable else "damaged",
         )
         rows.append(catalogue.name(found))
-        if usable:
-            numbers = dict.fromkeys(("confidence", "margin", "energy"), 0.5) | {"pred": 0, "entropy": sample.entropy}
-            finite = sample.entropy is not None
-            scores.append(
-                {"key": rows[-1]["key"], "status": "ok" if finite else "nonfinite", **(numbers if finite else {})}
-            )
+        if sample.picture is not None:
+            scores.append({"key": rows[-1]["key"], **_numbers(sample)})
+            place = sample.vector or (float(sample.picture % 3), float(sample.picture // 3))
+            vectors.append({"key": rows[-1]["key"], "features": place, "logits": place})
+    length = len(vectors[0]["features"]) if vectors else 2
+    kind = pa.list_(pa.float32(), length)
+    found_vectors = pa.Table.from_pylist(
+        sorted(vectors, key=lambda row: row["key"]),
+        pa.schema([("key", pa.string()), ("features", kind), ("logits", kind)]),
+    )
     return Scored(
+        name=corpus,
         samples=pa.Table.from_pylist(rows, SAMPLES.plain_schema()),
         scores=pa.Table.from_pylist(scores, SCORES.plain_schema()),
+        vectors={name: found_vectors.select(["key", name]) for name in ("features", "logits")},
     )
+
+
+def _numbers(sample: Sample) -> dict[str, object]:
+    if sample.entropy is None:
+        return {"status": "nonfinite"}
+    confidence = math.exp(-sample.entropy)
+    numbers = {"entropy": sample.entropy, "energy": sample.entropy, "self_ce": sample.entropy}
+    return {"status": "ok", "pred": sample.pred, "confidence": confidence, "margin": confidence / 2, **numbers}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a selection wrote, read back."""
+
+    samples: pa.Table
+    scores: pa.Table
+    selection: pa.Table
+    picked: Picked
+
+    def rows(self) -> list[dict[str, object]]:
+        """Samples, with their decision where they have one, in key order."""
+        decisions = {row["key"]: row for row in self.selection.to_pylist()}
+        return [{**row, **decisions.get(row["key"], {})} for row in self.samples.to_pylist()]
+
+
+def chosen(
+    corpora: Sequence[Scored],
+    choice: Choice,
+    *,
+    budget: int | None = None,
+    classes: Sequence[str] = ("even", "odd"),
+    reference: Points | None = None,
+    threads: int | None = None,
+    prepare: Callable[[Pool], object] | None = None,
+) -> Outcome:
+    """Let a choice decide over some corpora; ``budget`` may be 0, which no choice may, and ``prepare`` filters."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with open_pool(
+            corpora, class_names=classes, spill=folder / "spill", reference=reference, threads=threads
+        ) as pool:
+            if choice.where is not None:
+                pool.restrict(choice.where)
+            if prepare is not None:
+                prepare(pool)
+            picked = SELECTORS[choice.mode].pick(pool, choice, Quota.of(choice, pool.corpora, budget=budget))
+            made = Provenance(step="select")
+            decide(pool, picked, seed=choice.seed, holdout=choice.holdout, folder=folder, provenance=made)
+        samples, scores, selection = (read_manifest(folder, table) for table in (SAMPLES, SCORES, SELECTION))
+        return Outcome(samples=samples, scores=scores, selection=selection, picked=picked)

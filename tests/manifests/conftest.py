@@ -24,6 +24,7 @@ def scores_table(rows: int) -> pa.Table:
         "entropy": [None if b else i / rows for i, b in enumerate(bad)],
         "margin": [None] * rows,
         "energy": [None if b else -2.25 for b in bad],
+        "self_ce": [None if b else 0.125 for b in bad],
     }
     return pa.table(columns, schema=SCORES.plain_schema())
 

@@ -68,12 +68,12 @@ def test_a_foreign_footer_is_refused(metadata: dict[bytes, bytes] | None) -> Non
 
 def test_another_schema_version_is_refused_with_both_versions() -> None:
     footer = Provenance(step="score", schema_version=99).footer()
-    with pytest.raises(SchemaMismatch, match=r"x has schema version 99; this release reads 1, make it again"):
+    with pytest.raises(SchemaMismatch, match=r"x has schema version 99; this release reads 2, make it again"):
         Provenance.from_footer(footer, where="x")
 
 
 @pytest.mark.parametrize(
-    "text", [b"\xff\x00", b"[1]", b"7", b'{"schema_version": 1}', b'{"schema_version": 1, "q": 1}']
+    "text", [b"\xff\x00", b"[1]", b"7", b'{"schema_version": 2}', b'{"schema_version": 2, "q": 1}']
 )
 def test_a_damaged_footer_is_refused(text: bytes) -> None:
     with pytest.raises(SchemaMismatch, match="x has a footer that is not ours; make it again"):

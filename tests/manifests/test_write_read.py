@@ -107,7 +107,7 @@ def test_nothing_of_the_machine_is_in_the_file(
 @pytest.mark.parametrize(
     ("column", "values", "words"),
     [
-        ("entropy", None, "lack the column(s) entropy, have key, status, pred, confidence, margin, energy"),
+        ("entropy", None, "lack the column(s) entropy, have key, status, pred, confidence, margin, energy, self_ce"),
         ("pred", ["cat"] * 100, "do not fit the schema: Failed to parse string: 'cat' as a scalar of type int32"),
         ("pred", [2**40] * 100, "do not fit the schema: Integer value 1099511627776 not in range"),
         ("energy", [[1.0]] * 100, "do not fit the schema: Unsupported cast from list"),
@@ -149,8 +149,8 @@ def test_a_foreign_file_is_refused(tmp_path: Path, scores: pa.Table) -> None:
 
 
 def test_another_version_s_file_is_refused(tmp_path: Path, scores: pa.Table) -> None:
-    write_manifest(tmp_path, SCORES, scores, provenance=Provenance(step="score", schema_version=2))
-    with pytest.raises(SchemaMismatch, match=r"scores\.parquet has schema version 2; this release reads 1"):
+    write_manifest(tmp_path, SCORES, scores, provenance=Provenance(step="score", schema_version=1))
+    with pytest.raises(SchemaMismatch, match=r"scores\.parquet has schema version 1; this release reads 2"):
         read_manifest(tmp_path, SCORES)
 
 
@@ -206,6 +206,6 @@ def test_describe_is_what_made_the_file(tmp_path: Path, scores: pa.Table) -> Non
         "teacher": {"name": "wrn40_2", "sha256": "cd"},
         "transform": None,
         "parents": {},
-        "schema_version": 1,
+        "schema_version": 2,
         "tool_version": "0.1.0",
     }

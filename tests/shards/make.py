@@ -12,7 +12,7 @@ from manifests.commit import Ledger, write_json
 from manifests.keys import content_key, pixel_hash
 from manifests.provenance import Provenance, fingerprint
 from manifests.read import read_manifest
-from manifests.schema import FEATURES, SAMPLES, SCORES, SELECTION, Table
+from manifests.schema import FEATURES, LOGITS, SAMPLES, SCORES, SELECTION, Table
 from manifests.write import write_manifest
 from shards.index import ShardFolder, open_folder, seal, write_index
 from shards.layout import KEY_DTYPE, Block, shard_name
@@ -103,11 +103,13 @@ def write_selection(
     keys = [row["key"] for row in samples.to_pylist() if row["status"] == "ok"]
     chosen, picked = keys[:budget], [{"key": key, **_decision(i, budget, holdout)} for i, key in enumerate(keys)]
     features = [{"key": key, "features": [0.5] * FEATURE_DIM} for key in chosen]
+    logits = [{"key": key, "logits": [0.25] * CLASSES} for key in chosen]
     files = [
         write_manifest(folder, SAMPLES, samples, provenance=made),
         write_rows(folder, SCORES, [_score(key, i, len(keys)) for i, key in enumerate(keys)], made=made),
         write_rows(folder, SELECTION, picked, made=made),
         write_rows(folder, FEATURES, features, made=made, sizes={"features": FEATURE_DIM}),
+        write_rows(folder, LOGITS, logits, made=made, sizes={"logits": CLASSES}),
     ]
     counts = {"seen": len(samples), "selected": len(chosen), "left_out": len(keys) - len(chosen), "duplicates": 0}
     counts["quarantined"] = len(samples) - len(keys)
@@ -123,7 +125,10 @@ def _decision(rank: int, budget: int, holdout: int) -> dict[str, Any]:
     selected = rank < budget
     split = ("holdout" if rank < holdout else "train") if selected else None
     reason = "top-k" if selected else "below cut"
-    return {"selected": selected, "split": split, "reason": reason, "rank": rank + 1, "target_class": None}
+    return {"selected": selected, "split": split, "reason": reason, "rank": rank + 1 if selected else None}
+
+
+TIED = {"energy": -2.0, "self_ce": 0.7}
 
 
 def _score(key: str, rank: int, count: int) -> dict[str, Any]:
@@ -131,4 +136,4 @@ def _score(key: str, rank: int, count: int) -> dict[str, Any]:
     if rank == count - 1:
         return {"key": key, "status": "nonfinite"}
     entropy = float(np.log(CLASSES)) * (1 - rank / count)
-    return {"key": key, "status": "ok", "pred": 0, "confidence": 0.5, "entropy": entropy, "margin": 0.1, "energy": -2.0}
+    return {"key": key, "status": "ok", "pred": 0, "confidence": 0.5, "entropy": entropy, "margin": 0.1, **TIED}

@@ -19,7 +19,7 @@ from manifests.commit import Ledger
 from manifests.errors import IntegrityError, OutputConflict
 from manifests.keys import content_key
 from manifests.read import read_manifest, read_provenance
-from manifests.schema import FEATURES, SAMPLES, SCORES, SELECTION
+from manifests.schema import FEATURES, LOGITS, SAMPLES, SCORES, SELECTION
 from shards.errors import BlockDamaged, ShardError
 from shards.index import ShardFolder, open_folder
 from shards.pack import pack
@@ -109,7 +109,7 @@ def test_every_placement_is_true(packed: ShardFolder) -> None:
 
 
 def test_manifests_are_copied_byte_for_byte(sources: Sources, packed: ShardFolder) -> None:
-    for table in (SELECTION, SCORES, FEATURES):
+    for table in (SELECTION, SCORES, FEATURES, LOGITS):
         assert (packed.path / table.file).read_bytes() == (sources.selection.path / table.file).read_bytes()
     before, after = (read_manifest(folder, SAMPLES) for folder in (sources.selection.path, packed.path))
     kept = [name for name in before.column_names if name not in ("shard", "block", "row")]
@@ -127,7 +127,7 @@ def test_the_set_names_what_it_was_made_from(sources: Sources, packed: ShardFold
     assert packed.document["teacher"] == make.TEACHER
     assert set(packed.document["contents"]) == {
         *(s.name for s in packed.shards),
-        *(f"{name}.parquet" for name in ("samples", "scores", "features", "selection", "shards")),
+        *(f"{name}.parquet" for name in ("samples", "scores", "features", "logits", "selection", "shards")),
     }
 
 

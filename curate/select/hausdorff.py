@@ -1,0 +1,43 @@
+"""hausdorff: the subset that comes near to every vector of a reference, the worst served first.
+
+So h(reference, subset) falls fastest: each step serves the reference vector that is farthest from what is chosen.
+"""
+
+from curate.choice import Choice
+from curate.cover import Cover, greedy_approach
+from curate.errors import CurateError
+from curate.select.base import Picked, Quota
+from curate.select.greedy import Integers, Rows, pick_in_steps
+from curate.select.order import refuse_foreign
+from curate.select.pool import Pool
+
+
+class Hausdorff:
+    """Greedy approach to a reference in the teacher's feature space."""
+
+    source = "the distance of Nayak, Mopuri and Chakraborty, WACV 2021, Tables 1, 2 and 5, brought down greedily"
+
+    def check(self, choice: Choice) -> None:
+        """Any options but those of other rules."""
+        refuse_foreign(choice)
+
+    def pick(self, pool: Pool, choice: Choice, quota: Quota) -> Picked:
+        """In the order in which the distance falls; the last distance is in the facts."""
+        if pool.reference is None:
+            raise CurateError("--mode hausdorff needs what to come near to: --reference SPEC")
+        reference, points = pool.reference, pool.points(choice.on)
+
+        def step(count: int, groups_N: Integers, room_G: Integers, before_CD: Rows) -> Cover:
+            return greedy_approach(
+                reference.rows_ND,
+                points.rows_ND,
+                count,
+                groups_N=groups_N,
+                room_G=room_G,
+                covered_by_MD=before_CD,
+            )
+
+        return pick_in_steps(pool, points, quota, step, kept="nears reference", cut="not needed")
+
+
+HAUSDORFF = Hausdorff()

@@ -1,0 +1,260 @@
+"""The pool: the scored rows of all corpora together, less those that a filter dropped, each for a reason.
+
+DuckDB reads the manifests where they lie and spills to disk beyond MEMORY, so a pool of 100 million rows needs no more
+than one of a million. Vectors are read only when a rule or a filter works on distances.
+"""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from curate.errors import CurateError
+from manifests.read import read_rows
+from manifests.schema import FEATURES, LOGITS, SAMPLES, SCORES
+from shards.layout import KEY_DTYPE
+
+MEMORY = "1GB"  # DuckDB's share; what it holds beyond that goes to disk
+VECTOR_TABLES = {"features": FEATURES, "logits": LOGITS}
+_CONFIG: dict[str, str | int | float | list[str]] = {
+    "python_enable_replacements": False,  # a table in a user's SQL is never a Python variable
+    "allow_community_extensions": False,
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+    "memory_limit": MEMORY,
+}
+
+_COLUMNS = {"samples": "*", "scores": "*, '{name}' AS corpus"}  # every row says which corpus it is of
+_UNION = "SELECT {columns}, {order}::BIGINT AS corpus_order FROM {view}_{order}"
+_DROPPED = "CREATE TABLE dropped (key VARCHAR, corpus_order BIGINT, reason VARCHAR)"
+_NEAREST = "CREATE TABLE nearest (key VARCHAR, corpus_order BIGINT, nn_dist DOUBLE, nn_key VARCHAR)"
+_OWN_TWINS = """
+INSERT INTO dropped SELECT key, corpus_order, 'duplicate' FROM samples WHERE duplicate_of IS NOT NULL
+"""
+_CROSS_TWINS = """
+INSERT INTO dropped SELECT key, {order}, 'duplicate' FROM samples_{order}
+WHERE duplicate_of IS NULL AND pixel_hash IN ({earlier})
+"""
+_CANDIDATES = """
+CREATE OR REPLACE VIEW candidates AS
+SELECT * FROM scores ANTI JOIN dropped USING (key, corpus_order) WHERE status = 'ok' AND coalesce(({where}), false)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """One corpus, ready for selection: its manifests as files, or as tables in memory."""
+
+    name: str
+    samples: Path | pa.Table
+    scores: Path | pa.Table
+    vectors: Mapping[str, Path | pa.Table]
+    """features and logits"""
+
+    @classmethod
+    def of(cls, name: str, store: Path, scores: Path) -> "Scored":
+        """A corpus in its store and scores folder."""
+        vectors = {kind: scores / table.file for kind, table in VECTOR_TABLES.items()}
+        return cls(name=name, samples=store / SAMPLES.file, scores=scores / SCORES.file, vectors=vectors)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Points:
+    """Vectors of candidates, in key order."""
+
+    keys: NDArray[np.bytes_]
+    corpus_order: NDArray[np.int64]
+    rows_ND: NDArray[np.float32]
+
+    def table(self, which: NDArray[np.integer]) -> pa.Table:
+        """Keys and corpora of some rows."""
+        return pa.table({"key": pa.array(self.keys[which].astype(str)), "corpus_order": self.corpus_order[which]})
+
+
+class Pool:
+    """What a rule picks from: the view `candidates`, and `samples` and `scores` of all corpora beside it."""
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        corpora: Sequence[Scored],
+        *,
+        class_names: Sequence[str],
+        reference: Points | None = None,
+    ) -> None:
+        self.connection, self._corpora = connection, corpora
+        self.class_names = class_names
+        """the teacher's classes, by number"""
+        self.corpora = [corpus.name for corpus in corpora]
+        self.reference = reference
+        """vectors that the selection is measured against, where there are any"""
+        self.where = "true"
+        """SQL condition of candidates"""
+        for view, columns in _COLUMNS.items():
+            for n, corpus in enumerate(corpora):
+                self._scan(f"{view}_{n}", getattr(corpus, view))
+            parts = (
+                _UNION.format(columns=columns.format(name=c.name), view=view, order=n) for n, c in enumerate(corpora)
+            )
+            self.run(f"CREATE VIEW all_{view} AS {' UNION ALL BY NAME '.join(parts)}")
+            self.run(f"CREATE VIEW {view} AS SELECT * FROM all_{view}")
+        self.run(_DROPPED)
+        self.run(_NEAREST)
+        self._look()
+        self._drop_twins()
+
+    def run(self, statement: str) -> None:
+        """Run a statement to its end: an unread result would lock the connection."""
+        self.connection.execute(statement).fetchall()
+
+    def count(self, relation: str = "candidates") -> int:
+        """How many rows a relation has."""
+        return int(self.connection.execute(f"SELECT count(*) FROM {relation}").fetchall()[0][0])
+
+    def per_corpus(self, rows: pa.Table) -> list[int]:
+        """How many rows there are of each corpus."""
+        counts: list[int] = np.bincount(rows["corpus_order"].to_numpy(), minlength=len(self._corpora)).tolist()
+        return counts
+
+    def restrict(self, where: str) -> None:
+        """Take only rows of which an SQL condition is true; raises `CurateError` for one that is none."""
+        self._check(f"SELECT 1 FROM scores WHERE ({where}\n)", option="--where")
+        self.where = where
+        self._look()
+
+    def query_keys(self, sql: str) -> list[str]:
+        """First column of a user's SELECT, each key once, in the order of the result: one thread gives it one."""
+        relation = self._check(sql, option="--sql")
+        self.run("SET threads = 1")
+        try:
+            keys = self.connection.sql(relation).to_arrow_table().column(0)
+        except duckdb.Error as error:
+            raise CurateError(f"--sql: {_words(error)}") from None
+        finally:
+            self.run("RESET threads")
+        if not pa.types.is_string(keys.type) or keys.null_count:
+            raise CurateError(f"--sql: the first column is {keys.type} with {keys.null_count} NULLs; expected keys")
+        return list(dict.fromkeys(keys.to_pylist()))
+
+    def _check(self, sql: str, *, option: str) -> str:
+        """A single SELECT that DuckDB understands, or a `CurateError`."""
+        try:
+            statements = self.connection.extract_statements(sql)
+            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+                raise CurateError(f"{option}: expected one condition or one SELECT, got {sql.strip()!r}")
+            self.connection.execute(f"EXPLAIN {sql}").fetchall()
+        except duckdb.Error as error:
+            raise CurateError(f"{option}: {_words(error)}") from None
+        return sql
+
+    def drop(self, rows: pa.Table, reason: str) -> int:
+        """Drop rows (key, corpus_order) for a reason; how many."""
+        with self.table("now_dropped", rows):
+            self.run(f"INSERT INTO dropped SELECT key, corpus_order, '{reason}' FROM now_dropped")
+        return len(rows)
+
+    def drop_pixels(self, hashes: pa.ChunkedArray, reason: str) -> int:
+        """Drop the rows whose stored pixels are among these; how many."""
+        before = self.count("dropped")
+        with self.table("unwanted", pa.table({"pixel_hash": hashes.cast(pa.string())})):
+            self.run(f"""
+                INSERT INTO dropped SELECT key, corpus_order, '{reason}' FROM samples ANTI JOIN dropped USING
+                (key, corpus_order) WHERE pixel_hash IN (SELECT pixel_hash FROM unwanted)
+            """)
+        return self.count("dropped") - before
+
+    def note_nearest(self, points: Points, distance_N: NDArray[np.float64], nearest_N: NDArray[np.int64]) -> None:
+        """Keep how far rows lie from the reference: columns nn_dist and nn_key of `scores` from now on."""
+        if self.reference is None:
+            raise AssertionError("there is no reference")
+        which = np.arange(len(points.keys))
+        found = points.table(which).append_column("nn_dist", pa.array(distance_N))
+        found = found.append_column("nn_key", pa.array(self.reference.keys[nearest_N].astype(str)))
+        with self.table("now_nearest", found):
+            self.run("INSERT INTO nearest SELECT key, corpus_order, nn_dist, nn_key FROM now_nearest")
+        self.run("""
+            CREATE OR REPLACE VIEW scores AS SELECT * FROM all_scores LEFT JOIN nearest USING (key, corpus_order)
+        """)
+        self._look()
+
+    @contextlib.contextmanager
+    def table(self, name: str, rows: pa.Table) -> Iterator[None]:
+        """Rows as a table of the connection, for the length of a block."""
+        self.connection.register(name, rows)
+        try:
+            yield
+        finally:
+            self.connection.unregister(name)
+
+    def points(self, on: str, relation: str = "candidates") -> Points:
+        """Vectors of the rows of a relation, in key order (of one key in two corpora: the earlier corpus first)."""
+        rows = self.connection.sql(f"SELECT key, corpus_order FROM {relation} ORDER BY ALL").to_arrow_table()
+        keys = np.array(rows["key"].to_pylist(), dtype=KEY_DTYPE)
+        corpus_order = rows["corpus_order"].to_numpy()
+        found = [
+            (mine, _vectors(corpus.vectors[on], on, keys[mine]))
+            for n, corpus in enumerate(self._corpora)
+            if len(mine := np.flatnonzero(corpus_order == n))
+        ]
+        rows_ND = np.empty((len(keys), found[0][1].shape[1] if found else 0), np.float32)
+        for mine, vectors in found:
+            rows_ND[mine] = vectors
+        return Points(keys=keys, corpus_order=corpus_order, rows_ND=rows_ND)
+
+    def _scan(self, view: str, source: Path | pa.Table) -> None:
+        if isinstance(source, Path):
+            quoted = str(source).replace("'", "''")
+            self.run(f"CREATE VIEW {view} AS SELECT * FROM read_parquet('{quoted}')")
+        else:
+            self.connection.register(view, source)
+
+    def _look(self) -> None:
+        self.run(_CANDIDATES.format(where=self.where))
+
+    def _drop_twins(self) -> None:
+        """Of equal pixels only the first stays: the earliest corpus wins."""
+        self.run(_OWN_TWINS)
+        for order in range(1, len(self._corpora)):
+            earlier = " UNION ALL ".join(
+                f"SELECT pixel_hash FROM samples_{n} WHERE pixel_hash IS NOT NULL" for n in range(order)
+            )
+            self.run(_CROSS_TWINS.format(order=order, earlier=earlier))
+
+
+@contextlib.contextmanager
+def open_pool(
+    corpora: Sequence[Scored],
+    *,
+    class_names: Sequence[str],
+    spill: Path,
+    reference: Points | None = None,
+    threads: int | None = None,
+) -> Iterator[Pool]:
+    """A pool on a connection of its own; what does not fit into MEMORY lies in a folder below ``spill`` meanwhile."""
+    spill.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="spill-", dir=spill) as folder:
+        config = _CONFIG | {"temp_directory": folder} | ({"threads": threads} if threads else {})
+        with contextlib.closing(duckdb.connect(config=config)) as connection:
+            yield Pool(connection, corpora, class_names=class_names, reference=reference)
+
+
+def _vectors(source: Path | pa.Table, kind: str, keys: NDArray[np.bytes_]) -> NDArray[np.float32]:
+    """The vectors (N, D) of some ``keys``, which ascend."""
+    if isinstance(source, Path):
+        rows = read_rows(source.parent, VECTOR_TABLES[kind], keys, columns=[kind])
+    else:
+        rows = source.filter(pc.is_in(source["key"], value_set=pa.array(keys.astype(str))))
+    vectors = rows[kind].combine_chunks()
+    found: NDArray[np.float32] = vectors.flatten().to_numpy().reshape(len(keys), vectors.type.list_size)
+    return found
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split("\n\n")[0].split())
