@@ -63,6 +63,15 @@ class Choice:
             raise UnknownMode(f"unknown mode {self.mode!r}; known: {', '.join(SELECTORS)}")
         SELECTORS[self.mode].check(self)
 
+    def check_sides(self, *, reference: bool, excluded: bool) -> None:
+        """Refuse options that mean nothing without a reference or an excluded set, and a rule that needs one."""
+        _expect(
+            reference or self.mode != "hausdorff", "--mode", self.mode, "--reference SPEC beside it, to come near to"
+        )
+        _expect(
+            excluded or not self.exclude_within, "--exclude-within", self.exclude_within, "--exclude SPEC beside it"
+        )
+
     def check_corpora(self, names: list[str]) -> None:
         """Refuse limits of corpora that are not there."""
         for option, limits in (("--cap", self.caps), ("--floor", self.floors)):

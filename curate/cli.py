@@ -1,45 +1,55 @@
-"""The `curate` command: ingest corpora, score them, select a transfer set. Wires `distill`'s teachers in."""
+"""The `curate` command: ingest corpora, score them, select a transfer set. Wires `distill`'s teachers in.
+
+What the options mean is in options.py; `curate distance` is in distance_cli.py.
+"""
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from manifests.console import emit_json, new_app, note, print_table, run
+from curate.options import (
+    DEFAULT_WORK,
+    Corpora,
+    Device,
+    Dtype,
+    Json,
+    MaxBad,
+    On,
+    Resize,
+    Teacher,
+    Threads,
+    Weights,
+    Work,
+    limits,
+)
+from curate.tell import check_bad, check_unread, table, tell_forecast, tell_modes, tell_selection
+from manifests.console import emit_json, new_app, note, run
 from manifests.progress import bar
 
 if TYPE_CHECKING:
     import torch
 
     from curate.corpora import Corpus
-    from curate.run import Curated
     from distill.models.teachers import Classifier
 
-app = new_app("Choose the images on which a teacher should teach: ingest, score, select.")
+app = new_app("Choose the images on which a teacher should teach: ingest, score, select, measure.")
 
-TOO_BAD = 3
-"""exit code: done, but more samples were quarantined than --max-bad allows"""
-
-Corpora = Annotated[
-    list[str] | None,
-    typer.Option("--corpus", help="NAME=SPEC or a path; repeat, in order. Default: the built-in starter corpora."),
-]
-Teacher = Annotated[str, typer.Option(help="Teacher's architecture, or its name among your teachers.")]
-Weights = Annotated[Path | None, typer.Option(help="The teacher's weights file; default: looked up by name.")]
-Work = Annotated[Path, typer.Option(help="Folder for what can be made again: stores, scores, selections.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16; auto is bfloat16 where the hardware has it.")]
-Threads = Annotated[int | None, typer.Option(help="CPU threads; never changes a result. Default: all cores.", min=1)]
-MaxBad = Annotated[float, typer.Option(help="Exit 3 if a larger fraction of samples is damaged.", min=0, max=1)]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-DEFAULT_WORK = Path(".transferset")
+MODES = (
+    "entropy-topk, confidence-topk, confidence-bottomk, margin-topk, margin-bottomk, energy-topk, energy-bottomk, "
+    "dfnd, balanced, balanced-entropy, kcenter, hausdorff, band, random, sql"
+)
+"""of SELECTORS; here as words, so that `--help` loads no rule"""
 
 
 @app.command()
 def ingest(
     corpus: Corpora = None,
     size: Annotated[int, typer.Option(help="Resolution in px; the teacher's input size.", min=8)] = 32,
+    resize: Annotated[
+        str, typer.Option(help="antialias, box, plain or imagenet: how images come to size.")
+    ] = "antialias",
     work: Work = DEFAULT_WORK,
     threads: Threads = None,
     max_bad: MaxBad = 0.01,
@@ -48,17 +58,28 @@ def ingest(
     """Decode corpora once into stores of fixed-size, hashed images."""
     from curate.ingest import ingest as ingest_corpus
 
-    documents = []
-    for source in _open(corpus):
-        result = ingest_corpus(source, size=size, work=work, threads=threads, progress=bar)
-        store = result.store
-        facts = {"corpus": source.name, "store": str(store.path), "id": store.id, "seen": store.document["seen"]}
-        documents.append({**facts, "usable": store.rows(), "decoded": result.decoded})
+    results = [
+        ingest_corpus(source, size=size, resize=resize, work=work, threads=threads, progress=bar)
+        for source in _open(corpus)
+    ]
+    documents = [
+        {
+            "corpus": result.store.document["corpus"],
+            "store": str(result.store.path),
+            "id": result.store.id,
+            "seen": result.store.document["seen"],
+            "usable": result.store.rows(),
+            "unreadable": result.unreadable,
+            "decoded": result.decoded,
+        }
+        for result in results
+    ]
     if json:
         emit_json(documents)
     else:
-        _table(documents, ["corpus", "seen", "usable", "decoded", "store"])
-    _check_bad(sum(d["seen"] for d in documents), sum(d["usable"] for d in documents), max_bad, where=work)
+        table(documents, ["corpus", "seen", "usable", "unreadable", "decoded", "store"])
+    check_unread(results)
+    check_bad(sum(d["seen"] for d in documents), sum(d["usable"] for d in documents), max_bad, where=work)
 
 
 @app.command()
@@ -66,6 +87,7 @@ def score(
     corpus: Corpora = None,
     teacher: Teacher = "wrn40_2",
     teacher_weights: Weights = None,
+    resize: Resize = None,
     work: Work = DEFAULT_WORK,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -79,9 +101,19 @@ def score(
 
     where = choose_device(device)
     judge = _teacher(teacher, teacher_weights, starter=not corpus, device=where, dtype=dtype, threads=threads)
-    documents = []
+    documents, results = [], []
     for source in _open(corpus):
-        store = ingest_corpus(source, size=judge.input_size, work=work, threads=threads, progress=bar).store
+        results.append(
+            ingest_corpus(
+                source,
+                size=judge.input_size,
+                resize=resize or judge.resize,
+                work=work,
+                threads=threads,
+                progress=bar,
+            )
+        )
+        store = results[-1].store
         with bar(f"score {source.name}", store.rows()) as advance:
             result = score_store(store, judge, work=work, device=where, threads=threads, advance=advance)
         documents.append({"corpus": source.name, "scored": store.rows(), "teacher_forwards": result.forwards})
@@ -89,7 +121,14 @@ def score(
     if json:
         emit_json(documents)
     else:
-        _table(documents, ["corpus", "scored", "teacher_forwards", "scores"])
+        table(documents, ["corpus", "scored", "teacher_forwards", "scores"])
+    check_unread(results)
+
+
+@app.command()
+def modes(json: Json = False) -> None:
+    """List the selection rules, what each keeps, and where it comes from."""
+    tell_modes(json=json)
 
 
 @app.command()
@@ -97,13 +136,43 @@ def select(
     teacher: Teacher = "wrn40_2",
     teacher_weights: Weights = None,
     corpus: Corpora = None,
-    mode: Annotated[str, typer.Option(help="entropy-topk or random.")] = "entropy-topk",
+    mode: Annotated[
+        str | None, typer.Option(help=f"The rule: {MODES}. Default: entropy-topk, or sql with --sql.")
+    ] = None,
     budget: Annotated[int, typer.Option(help="Images to select at most.")] = 50_000,
     seed: Annotated[int, typer.Option(help="Of draws: random's, the holdout's, the packing order's.")] = 0,
     holdout: Annotated[float, typer.Option(help="Fraction of the selected kept for choosing a checkpoint.")] = 0.05,
+    where: Annotated[
+        str | None, typer.Option(help="SQL condition: only such rows. Example: entropy BETWEEN 0.5 AND 1.5")
+    ] = None,
+    sql: Annotated[str | None, typer.Option(help="A SELECT whose first column is keys: the rule itself.")] = None,
+    by: Annotated[str, typer.Option(help="balanced: the order within a class, such as entropy-topk.")] = "random",
+    base_limit: Annotated[
+        int | None, typer.Option(help="balanced: images of the first corpus looked at, a draw. Default: --budget.")
+    ] = None,
+    cap: Annotated[list[str] | None, typer.Option(help="NAME=N: at most N images of a corpus; repeat.")] = None,
+    floor: Annotated[list[str] | None, typer.Option(help="NAME=N: at least N, while it has them; repeat.")] = None,
+    near_duplicates: Annotated[
+        float | None, typer.Option(help="Drop what lies this near to an earlier image, as a fraction of the spread.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="SPEC of images that must not come in, such as the test set; repeat.")
+    ] = None,
+    exclude_within: Annotated[
+        float, typer.Option(help="Also drop what lies this near to an excluded image, as a fraction of their spread.")
+    ] = 0.0,
+    reference: Annotated[
+        list[str] | None, typer.Option(help="SPEC that distances are measured to: nn_dist, nn_key; repeat.")
+    ] = None,
+    on: On = "features",
+    resize: Resize = None,
     work: Work = DEFAULT_WORK,
     out: Annotated[Path, typer.Option(help="Folder of the transfer set.")] = Path("transfer-set"),
     replace: Annotated[bool, typer.Option("--replace", help="Move another set in --out aside.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be read, reused and written.")] = False,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Go on without the samples that cannot be read.")
+    ] = False,
     max_bad: MaxBad = 0.01,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -111,29 +180,65 @@ def select(
     json: Json = False,
 ) -> None:
     """Make a transfer set in one go: ingest, score, select, pack. What is there and valid is reused."""
+    from curate.choice import Choice
+    from curate.corpora import open_corpus
+    from curate.forecast import forecast
     from curate.previews import write_previews
-    from curate.run import curate
-    from curate.selection import Choice
+    from curate.run import Sources, curate
     from distill.device import choose_device
     from distill.models.store import register
     from manifests.commit import write_json
     from manifests.provenance import when_and_where
 
-    choice = Choice(mode=mode, budget=budget, seed=seed, holdout=holdout)
-    where = choose_device(device)
-    judge = _teacher(teacher, teacher_weights, starter=not corpus, device=where, dtype=dtype, threads=threads)
-    sources = _open(corpus)  # after the teacher: listing a large corpus takes time
+    choice = Choice(
+        mode=mode or ("sql" if sql is not None else "entropy-topk"),
+        budget=budget,
+        seed=seed,
+        holdout=holdout,
+        where=where,
+        sql=sql,
+        by=by,
+        base_limit=base_limit,
+        caps=limits("--cap", cap),
+        floors=limits("--floor", floor),
+        near_duplicates=near_duplicates,
+        exclude_within=exclude_within,
+        on=on,
+    )
+    choice.check_sides(reference=bool(reference), excluded=bool(exclude))
+    chosen_device = choose_device(device)
+    judge = _teacher(teacher, teacher_weights, starter=not corpus, device=chosen_device, dtype=dtype, threads=threads)
+    sources = Sources(  # after the teacher: listing a large corpus takes time
+        corpora=_open(corpus),
+        reference=list(map(open_corpus, reference or ())),
+        excluded=list(map(open_corpus, exclude or ())),
+    )
+    if dry_run:
+        tell_forecast(
+            forecast(sources, judge, choice, work=work, out=out, resize=resize, device=chosen_device), json=json
+        )
+        return
     result = curate(
-        sources, judge, choice, work=work, out=out, device=where, threads=threads, replace=replace, progress=bar
+        sources,
+        judge,
+        choice,
+        work=work,
+        out=out,
+        resize=resize,
+        device=chosen_device,
+        threads=threads,
+        replace=replace,
+        skip_unreadable=skip_unreadable,
+        progress=bar,
     )
     write_previews(result.folder, result.selection, result.stores)
-    origin = {source.name: source.spec for source in sources}
+    origin = {source.name: source.spec for source in sources.all()}
     write_json(out / "run.json", {"command": sys.argv, "corpora": origin, **when_and_where()})
     if teacher_weights is not None:
         register(teacher_weights, arch=judge.arch)  # so that `distill train` finds it from transfer-set.json
-    _tell(result, out, budget=budget, json=json)
+    tell_selection(result, out, json=json)
     counts = result.folder.document["counts"]
-    _check_bad(counts["seen"], counts["seen"] - counts["quarantined"], max_bad, where=out)
+    check_bad(counts["seen"], counts["seen"] - counts["quarantined"], max_bad, where=out)
 
 
 def _open(options: list[str] | None) -> list["Corpus"]:
@@ -168,39 +273,6 @@ def _teacher(
     if teacher is None:
         raise AssertionError("a teacher was named")
     return teacher
-
-
-def _tell(result: "Curated", out: Path, *, budget: int, json: bool) -> None:
-    """What was done, as JSON or as a table and a line."""
-    from curate.selection import COUNTS
-
-    document = result.folder.document
-    counts = document["counts"]
-    work = {"decoded": result.decoded, "teacher_forwards": result.forwards, "shards_written": result.shards_written}
-    if result.moved:
-        note(f"the old {out} is now {result.moved}")
-    if budget > counts["selected"]:
-        note(f"--budget {budget:,} is more than the {counts['selected']:,} distinct usable images: all were taken")
-    if json:
-        keys = ("id", "counts", "corpora", "rows", "class_histogram", "teacher", "plan")
-        emit_json({"out": str(out), **{key: document[key] for key in keys}, **work})
-        return
-    _table([*document["corpora"], {"corpus": "all", **counts}], ["corpus", *COUNTS])
-    done = "; ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in work.items())
-    print(f"{out}: {result.folder.rows():,} images, id {result.folder.id} ({done})")
-
-
-def _table(documents: list[dict[str, Any]], columns: list[str]) -> None:
-    print_table([c.replace("_", " ") for c in columns], [[d[c] for c in columns] for d in documents])
-
-
-def _check_bad(seen: int, usable: int, max_bad: float, *, where: Path) -> None:
-    if seen - usable > max_bad * seen:
-        note(
-            f"curate: {seen - usable:,} of {seen:,} samples could not be used, more than --max-bad {max_bad:g} allows;"
-        )
-        note(f'see which: manifests sql "SELECT corpus, uri, error FROM samples WHERE error IS NOT NULL" {where}')
-        raise typer.Exit(TOO_BAD)
 
 
 def main() -> None:

@@ -33,6 +33,8 @@ class Teacher(Protocol):
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resize: str
+    """its declared rule of `curate.decode.RESIZE`"""
     code: str | None
     """SHA-256 of the user's file that builds it, if one does"""
 

@@ -3,20 +3,40 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
+from curate.choice import Choice
 from curate.corpora.base import Corpus
-from curate.errors import CorpusUnusable
-from curate.ingest import ingest
+from curate.errors import CorpusUnreadable, CorpusUnusable
+from curate.ingest import ingest, unread
 from curate.protocols import Teacher
 from curate.score import score
-from curate.selection import Choice, make_plan, select
+from curate.selection import Judged, Sides, make_plan, select
 from manifests.commit import check_claim
 from manifests.progress import Progress, silent
 from shards.index import ShardFolder
 from shards.pack import pack
 from shards.selection import SelectionFolder
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """The corpora of a selection, by the part that they play; in each, the order is kept."""
+
+    corpora: Sequence[Corpus]
+    """what is chosen from"""
+    reference: Sequence[Corpus] = ()
+    """what distances are measured to"""
+    excluded: Sequence[Corpus] = ()
+    """what must not come in"""
+
+    def all(self) -> list[Corpus]:
+        """All of them."""
+        return [*self.corpora, *self.reference, *self.excluded]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,53 +52,73 @@ class Curated:
     shards_written: int
     moved: Path | None
     """where an older set went"""
+    unread: str | None
+    """what a person should know of samples that could not be read"""
 
 
 def curate(
-    corpora: Sequence[Corpus],
+    sources: Sources,
     teacher: Teacher,
     choice: Choice,
     *,
     work: Path,
     out: Path,
+    resize: str | None = None,
     device: torch.device | str = "cpu",
     threads: int | None = None,
     replace: bool = False,
+    skip_unreadable: bool = False,
     progress: Progress = silent,
 ) -> Curated:
-    """Make the transfer set ``out`` from ``corpora``; the same inputs give the same bytes and the same id.
+    """Make the transfer set ``out`` from ``sources``; the same inputs give the same bytes and the same id.
 
-    Raises `CorpusUnusable` if not one image could be used, and `OutputConflict` before the teacher is asked anything
-    if ``out`` holds something else.
+    ``resize`` is a rule of `curate.decode.RESIZE`, by default the teacher's own. Raises `CorpusUnreadable` if a sample
+    cannot be read (unless ``skip_unreadable``), `CorpusUnusable` if not one image could be used, and `OutputConflict`
+    before the teacher is asked anything if ``out`` holds something else.
     """
     device = torch.device(device)
-    stores: dict[str, ShardFolder] = {}
-    decoded = forwards = 0
-    for corpus in corpora:
-        ingested = ingest(corpus, size=teacher.input_size, work=work, threads=threads, progress=progress)
-        stores[corpus.name] = ingested.store
-        decoded += ingested.decoded
+    choice.check_corpora([corpus.name for corpus in sources.corpora])
+    size, rule = teacher.input_size, resize or teacher.resize
+    ingested = [
+        ingest(corpus, size=size, resize=rule, work=work, threads=threads, progress=progress)
+        for corpus in sources.all()
+    ]
+    message = unread(ingested)
+    if message and not skip_unreadable:
+        raise CorpusUnreadable(f"{message}, or go on without with --skip-unreadable")
+    corpora, reference, excluded = _parts([result.store for result in ingested], sources)
+    stores = {str(store.document["corpus"]): store for store in corpora}
     _check_usable(stores)
-    plan = make_plan(choice, stores, teacher, device=device.type)
+    plan = make_plan(choice, stores, teacher, device=device.type, reference=reference, excluded=excluded)
     if not replace:
         check_claim(out, plan=plan)
-    scores = {}
-    for name, store in stores.items():
-        with progress(f"score {name}", store.rows()) as advance:
-            scores[name] = score(store, teacher, work=work, device=device, threads=threads, advance=advance)
-        forwards += scores[name].forwards
-    selection = select(choice, stores, scores, teacher, plan=plan, work=work)
+    judged = []
+    for store in [*corpora, *reference, *excluded]:
+        with progress(f"score {store.document['corpus']}", store.rows()) as advance:
+            scores = score(store, teacher, work=work, device=device, threads=threads, advance=advance)
+        judged.append(Judged(store=store, scores=scores))
+    chosen_from, reference_judged, excluded_judged = _parts(judged, sources)
+    sides = Sides(reference=reference_judged, excluded=excluded_judged)
+    selection = select(choice, chosen_from, teacher, plan=plan, work=work, sides=sides, threads=threads)
     with progress("pack", selection.document["counts"]["selected"]) as advance:
         packed = pack(selection, stores, out, replace=replace, advance=advance)
     return Curated(
         folder=packed.folder,
         selection=selection,
         stores=stores,
-        decoded=decoded,
-        forwards=forwards,
+        decoded=sum(result.decoded for result in ingested),
+        forwards=sum(each.scores.forwards for each in judged),
         shards_written=packed.shards_written,
         moved=packed.moved,
+        unread=message,
     )
+
+
+def _parts(of_all: list[_T], sources: Sources) -> tuple[list[_T], list[_T], list[_T]]:
+    """What belongs to the corpora, to the reference and to what is excluded."""
+    first = len(sources.corpora)
+    second = first + len(sources.reference)
+    return of_all[:first], of_all[first:second], of_all[second:]
 
 
 def _check_usable(stores: dict[str, ShardFolder]) -> None:

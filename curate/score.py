@@ -54,14 +54,14 @@ def score(
 ) -> ScoreResult:
     """Scores, features and logits of every stored image, in a folder below ``work``; what is valid there is reused."""
     device = torch.device(device)
-    facts = {"store": store.id, **teacher_facts(teacher), "device": device.type, "score": VERSION}
-    print_ = fingerprint(facts)
-    folder = work / "scores" / f"{store.document['corpus']}-{teacher.name}-{print_[:12]}"
+    folder, print_ = place_of_scores(store, teacher, work=work, device=device)
     ledger = Ledger(folder)
     if ledger.done("scores", print_):
         advance(store.rows())
         return ScoreResult(path=folder, fingerprint=print_, forwards=0)
-    made = Provenance(step="score", config=facts, parents={"store": store.id}, teacher=_who(teacher))
+    made = Provenance(
+        step="score", config=_facts(store, teacher, device), parents={"store": store.id}, teacher=_who(teacher)
+    )
     sizes = {"features": teacher.feature_dim, "logits": teacher.num_classes}
     forwards, pieces = 0, []
     with exclusive(folder):
@@ -82,6 +82,16 @@ def score(
         files = _write(folder, joined, [t.file for t in TABLES], provenance=made, sizes=sizes)
         ledger.commit("scores", fingerprint=print_, files=files)
     return ScoreResult(path=folder, fingerprint=print_, forwards=forwards)
+
+
+def place_of_scores(store: ShardFolder, teacher: Teacher, *, work: Path, device: torch.device) -> tuple[Path, str]:
+    """The folder below ``work`` that the scores of a store by a teacher have, and their fingerprint."""
+    print_ = fingerprint(_facts(store, teacher, device))
+    return work / "scores" / f"{store.document['corpus']}-{teacher.name}-{print_[:12]}", print_
+
+
+def _facts(store: ShardFolder, teacher: Teacher, device: torch.device) -> dict[str, Any]:
+    return {"store": store.id, **teacher_facts(teacher), "device": device.type, "score": VERSION}
 
 
 def teacher_facts(teacher: Teacher) -> dict[str, Any]:

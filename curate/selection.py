@@ -85,6 +85,12 @@ def make_plan(
     }
 
 
+def place_of_selection(choice: Choice, plan: Mapping[str, Any], *, work: Path) -> tuple[Path, str]:
+    """The folder below ``work`` that the selection of a plan has, and its fingerprint."""
+    print_ = fingerprint(plan)
+    return work / "selections" / f"{choice.mode}-{print_[:12]}", print_
+
+
 def select(
     choice: Choice,
     corpora: Sequence[Judged],
@@ -100,8 +106,7 @@ def select(
     ``corpora`` are in the order that decides between duplicates. Raises `CorpusUnusable` if nothing can be selected,
     `CurateError` for options that do not fit the corpora, and `IntegrityError` for damaged manifests.
     """
-    print_ = fingerprint(plan)
-    folder = work / "selections" / f"{choice.mode}-{print_[:12]}"
+    folder, print_ = place_of_selection(choice, plan, work=work)
     if Ledger(folder).done("selection", print_):
         return open_selection(folder)
     choice.check_corpora([corpus.name for corpus in corpora])

@@ -78,6 +78,7 @@ class ManifestWriter:
             file,
             self._schema.with_metadata(provenance.footer()),
             compression="zstd",
+            use_dictionary=[f.name for f in self._schema if pa.types.is_dictionary(f.type)],  # the rest hardly repeats
             write_page_checksum=True,
         )
         self._waiting = self._plain.empty_table()

@@ -17,16 +17,22 @@ from numpy.typing import NDArray
 from curate.choice import Choice
 from curate.errors import CurateError
 from curate.select.base import CORPUS_FULL, PICKED, Picked, Quota
-from curate.select.order import Order, refuse_foreign
+from curate.select.order import HEAP, Order, place, refuse_foreign
 from curate.select.pool import Pool
 
 CLASS_FULL, BEYOND = "class full", "beyond base limit"
 _OWN = """
 CREATE TABLE own AS
-SELECT key, corpus_order, pred, own FROM (
-    SELECT key, corpus_order, pred, row_number() OVER (PARTITION BY corpus_order, pred ORDER BY {order}, key) AS own
-    FROM candidates WHERE NOT ({beyond})
-) WHERE own <= {cap}
+SELECT spot.key AS key, corpus_order, pred, row_number() OVER (PARTITION BY corpus_order, pred ORDER BY spot) AS own
+FROM (
+    SELECT corpus_order, pred, unnest(min({place}, {cap})) AS spot FROM candidates WHERE NOT ({beyond})
+    GROUP BY corpus_order, pred
+)
+"""
+_OWN_OF_MANY = """
+CREATE TABLE own AS
+SELECT key, corpus_order, pred, row_number() OVER (PARTITION BY corpus_order, pred ORDER BY {place}) AS own
+FROM candidates WHERE NOT ({beyond}) QUALIFY own <= {cap}
 """
 _PICK = """
 SELECT key, corpus_order, row_number() OVER (ORDER BY NOT assured, corpus_order, own, pred) AS rank,
@@ -97,7 +103,8 @@ class Balanced:
                 "expected one image of each at least"
             )
         beyond = _beyond(pool, choice)
-        pool.run(_OWN.format(order=self._order(choice), beyond=beyond, cap=cap))
+        own = _OWN if 0 < cap < HEAP else _OWN_OF_MANY
+        pool.run(own.format(place=place(self._order(choice)), beyond=beyond, cap=cap))
         supply_CK = self._supply(pool, cap=cap)
         taken_CK, assured_CK = fill(supply_CK, cap, caps=quota.caps, floors=quota.floors)
         corpus, pred = (index.ravel() for index in np.indices(supply_CK.shape))
@@ -112,7 +119,7 @@ class Balanced:
         )
         return Picked(rows=rows, left=left, facts=_facts(pool, taken_CK, cap=cap))
 
-    def _order(self, choice: Choice) -> str:
+    def _order(self, choice: Choice) -> Sequence[str]:
         from curate.select import SELECTORS  # here: the table names this rule too
 
         rule = SELECTORS.get(self.by or choice.by)

@@ -5,7 +5,7 @@ within the slice: memory does not grow with the number of rows.
 """
 
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,9 +20,9 @@ from curate.select.pool import Pool
 from manifests.commit import FileFacts
 from manifests.provenance import Provenance
 from manifests.schema import SAMPLES, SCORES, SELECTION
-from manifests.write import ManifestWriter, manifest_writer
+from manifests.write import manifest_writer
 
-SLICE = 1 << 20  # rows of all corpora together: ~200 MB while they are decided and written
+SLICE = 1 << 19  # rows of all corpora together: ~150 MB while they are decided and written
 TABLES = (SAMPLES, SCORES, SELECTION)
 OUTSIDE = "outside band"
 """reason of rows that --where does not admit"""
@@ -48,12 +48,14 @@ CREATE TABLE renamed_{view} AS
 SELECT r.key, r.own_key, v.* EXCLUDE (key)
 FROM {view} v JOIN renamed r ON r.own_key = v.key AND r.corpus_order = v.corpus_order
 """
-_SLICE = """
+_SLICE = "SELECT *, key AS own_key FROM {view} WHERE key >= '{first}' AND key < '{end}'"
+_SLICE_RENAMED = """
 SELECT key, key AS own_key, * EXCLUDE (key) FROM {view} ANTI JOIN (SELECT own_key AS key, corpus_order FROM renamed)
 USING (key, corpus_order) WHERE key >= '{first}' AND key < '{end}'
 UNION ALL BY NAME SELECT * FROM renamed_{view} WHERE key >= '{first}' AND key < '{end}'
 """
-_SAMPLES = """
+_SAMPLES = "SELECT * FROM slice ORDER BY key"
+_SAMPLES_RENAMED = """
 SELECT s.* REPLACE (coalesce(r.key, s.duplicate_of) AS duplicate_of)
 FROM slice s LEFT JOIN renamed r ON r.own_key = s.duplicate_of AND r.corpus_order = s.corpus_order ORDER BY s.key
 """
@@ -61,7 +63,7 @@ _DECIDED = """
 SELECT s.* EXCLUDE (admitted, left_for), p.rank IS NOT NULL AS selected, p.split, p.rank, p.target_class,
     CASE WHEN p.rank IS NOT NULL THEN p.reason WHEN d.reason IS NOT NULL THEN d.reason
         WHEN s.status <> 'ok' THEN s.status WHEN NOT admitted THEN '{outside}' ELSE left_for END AS reason
-FROM (SELECT *, coalesce(({where}), false) AS admitted, {left} AS left_for FROM slice) s
+FROM (SELECT *, coalesce({where}, false) AS admitted, {left} AS left_for FROM slice AS scores) s
 LEFT JOIN picked p ON p.key = s.own_key AND p.corpus_order = s.corpus_order
 LEFT JOIN dropped d ON d.key = s.own_key AND d.corpus_order = s.corpus_order ORDER BY s.key
 """
@@ -85,23 +87,36 @@ def decide(pool: Pool, picked: Picked, *, seed: int, holdout: float, folder: Pat
     """
     with pool.table("picks", picked.rows):
         pool.run(_PICKED.format(seed=seed, holdout=holdout))
-    pool.run(_RENAMED if len(pool.corpora) > 1 else _NO_RENAMED)
-    for view in ("samples", "scores"):
-        pool.run(_OF_RENAMED.format(view=view))
+    renamed = _rename(pool)
     query = _DECIDED.format(where=pool.where, outside=OUTSIDE, left=picked.left)
     reasons: Counter[str] = Counter()
     classes: Counter[int] = Counter()
     with ExitStack() as stack, ThreadPoolExecutor(len(TABLES)) as threads:
         writers = [stack.enter_context(manifest_writer(folder, t, provenance=provenance)) for t in TABLES]
+        writing: list[Future[None]] = []
         for first, end in pairwise(_edges(pool.count("samples"))):
-            samples = _slice(pool, "samples", _SAMPLES, first=first, end=end)
-            decided = _slice(pool, "scores", query, first=first, end=end)
-            list(threads.map(ManifestWriter.write, writers, (samples, decided, _with_nearest(decided))))
+            part = _SLICE_RENAMED if renamed else _SLICE
+            samples = _slice(pool, part, "samples", _SAMPLES_RENAMED if renamed else _SAMPLES, first=first, end=end)
+            decided = _slice(pool, part, "scores", query, first=first, end=end)
+            for written in writing:
+                written.result()
+            rows = (samples, decided, _with_nearest(decided))
+            writing = [threads.submit(writer.write, of) for writer, of in zip(writers, rows, strict=True)]
             reasons.update(_counts(decided["reason"]))
             classes.update(_counts(decided["pred"].filter(decided["selected"])))
+        for written in writing:
+            written.result()
     return Decided(
         files=[writer.facts for writer in writers], reasons=dict(reasons.most_common()), classes=dict(classes)
     )
+
+
+def _rename(pool: Pool) -> int:
+    """Find the rows whose key is that of a row of an earlier corpus; how many there are."""
+    pool.run(_RENAMED if len(pool.corpora) > 1 else _NO_RENAMED)
+    for view in ("samples", "scores"):
+        pool.run(_OF_RENAMED.format(view=view))
+    return pool.count("renamed")
 
 
 def _edges(rows: int) -> list[str]:
@@ -110,9 +125,9 @@ def _edges(rows: int) -> list[str]:
     return ["", *(f"{(n << 32) // slices:08x}" for n in range(1, slices)), "g"]
 
 
-def _slice(pool: Pool, view: str, query: str, *, first: str, end: str) -> pa.Table:
-    part = _SLICE.format(view=view, first=first, end=end)
-    found: pa.Table = pool.connection.sql(f"WITH slice AS ({part}) {query}").to_arrow_table()
+def _slice(pool: Pool, part: str, view: str, query: str, *, first: str, end: str) -> pa.Table:
+    rows = part.format(view=view, first=first, end=end)
+    found: pa.Table = pool.connection.sql(f"WITH slice AS ({rows}) {query}").to_arrow_table()
     return found
 
 

@@ -3,7 +3,7 @@
 from curate.select.order import Order
 
 MARGIN_BOTTOMK = Order(
-    order_by=lambda seed: "margin",
+    order_by=lambda seed: ("margin",),
     kept="top-k",
     cut="below cut",
     source="margin sampling: Scheffer, Decomain and Wrobel, IDA 2001; Settles, Active Learning, 2.3",

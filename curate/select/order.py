@@ -11,14 +11,17 @@ from curate.select.pool import Pool
 FLOOR = "corpus floor"
 """reason of rows that only their corpus's --floor brought in"""
 
-# A row that the whole order keeps is among the first rows of its own corpus: so each corpus gives its best, by a
-# bounded heap, and only those are put together.
-_BEST = "(SELECT * FROM {source} WHERE corpus_order = {corpus} ORDER BY {order}, key LIMIT {most})"
+# A row that the whole order keeps is among the first rows of its own corpus: so each corpus gives its best, and only
+# those are put together. `min(x, n)` is a heap of n rows, in a tenth of a sort's memory; it takes n below a million.
+HEAP = 1_000_000
+_BEST = "SELECT corpus_order, unnest(min({place}, {most})) AS spot FROM {rows} GROUP BY corpus_order"
+_BEST_OF_MANY = "(SELECT corpus_order, {place} AS spot FROM {rows} ORDER BY spot LIMIT {most})"
+_NONE = "SELECT corpus_order, {place} AS spot FROM {rows} LIMIT 0"
 _PICK = """
 WITH best AS ({best}),
 placed AS (
-    SELECT *, row_number() OVER (ORDER BY {order}, key) AS place,
-        row_number() OVER (PARTITION BY corpus_order ORDER BY {order}, key) <= {floors}[corpus_order + 1] AS assured
+    SELECT spot.key AS key, corpus_order, row_number() OVER (ORDER BY spot) AS place,
+        row_number() OVER (PARTITION BY corpus_order ORDER BY spot) <= {floors}[corpus_order + 1] AS assured
     FROM best
 ), kept AS (SELECT * FROM placed ORDER BY assured DESC, place LIMIT {budget})
 SELECT key, corpus_order, row_number() OVER (ORDER BY place) AS rank,
@@ -31,8 +34,8 @@ FROM kept ORDER BY rank
 class Order:
     """A rule that keeps the first rows of an order."""
 
-    order_by: Callable[[int], str]
-    """seed -> SQL order over the columns of `scores`; ties then go by key"""
+    order_by: Callable[[int], Sequence[str]]
+    """seed -> SQL expressions over the columns of `scores`, all ascending; ties then go by key"""
     kept: str
     """reason of the rows it keeps"""
     cut: str
@@ -54,14 +57,26 @@ class Order:
         return pick_first(pool, quota, order=order, source="candidates", kept=self.kept, cut=self.cut)
 
 
-def pick_first(pool: Pool, quota: Quota, *, order: str, source: str, kept: str, cut: str) -> Picked:
-    """The first rows of ``source``, a relation with the columns of `candidates`, in an SQL order."""
+def pick_first(pool: Pool, quota: Quota, *, order: Sequence[str], source: str, kept: str, cut: str) -> Picked:
+    """The first rows of ``source``, a relation with the columns of `candidates`, in an order."""
     best = " UNION ALL ".join(
-        _BEST.format(source=source, corpus=n, order=order, most=most) for n, most in enumerate(quota.caps)
+        best_of(f"{source} WHERE corpus_order = {n}", order, most=most) for n, most in enumerate(quota.caps)
     )
-    query = _PICK.format(best=best, order=order, floors=list(quota.floors), budget=quota.budget, floor=FLOOR, kept=kept)
+    query = _PICK.format(best=best, floors=list(quota.floors), budget=quota.budget, floor=FLOOR, kept=kept)
     rows = pool.connection.sql(query).to_arrow_table().cast(PICKED)
     return Picked(rows=rows, left=left_of(quota, taken=pool.per_corpus(rows), cut=cut))
+
+
+def best_of(rows: str, order: Sequence[str], *, most: int) -> str:
+    """SQL: the first ``most`` of some rows of one corpus: corpus_order, and `spot`, their place in the order."""
+    template = _NONE if not most else _BEST if most < HEAP else _BEST_OF_MANY
+    return template.format(rows=rows, place=place(order), most=most)
+
+
+def place(order: Sequence[str]) -> str:
+    """SQL: a struct that sorts as an order does, then by key."""
+    parts = [*(f"o{n} := {expression}" for n, expression in enumerate(order)), "key := key"]
+    return f"struct_pack({', '.join(parts)})"
 
 
 def left_of(quota: Quota, *, taken: Sequence[int], cut: str) -> str:

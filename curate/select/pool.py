@@ -5,6 +5,7 @@ than one of a million. Vectors are read only when a rule or a filter works on di
 """
 
 import contextlib
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ _CONFIG: dict[str, str | int | float | list[str]] = {
     "allow_community_extensions": False,
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
+    "enable_external_file_cache": False,  # each file is read once or twice: the page cache is enough
     "memory_limit": MEMORY,
 }
 
@@ -42,9 +44,12 @@ _CROSS_TWINS = """
 INSERT INTO dropped SELECT key, {order}, 'duplicate' FROM samples_{order}
 WHERE duplicate_of IS NULL AND pixel_hash IN ({earlier})
 """
+# In DuckDB's syntax tree as JSON, where quotes within texts are escaped: a SELECT may begin WITH x AS (DELETE ...).
+_WRITES = re.compile(r'"type":"([A-Z]+)_QUERY_NODE"')
+_DRAWS = re.compile(r'"function_name":"(random|(gen_random_)?uuid(v4|v7)?)"|"sample":\{')
 _CANDIDATES = """
 CREATE OR REPLACE VIEW candidates AS
-SELECT * FROM scores ANTI JOIN dropped USING (key, corpus_order) WHERE status = 'ok' AND coalesce(({where}), false)
+SELECT * FROM scores ANTI JOIN dropped USING (key, corpus_order) WHERE status = 'ok' AND coalesce({where}, false)
 """
 
 
@@ -124,35 +129,57 @@ class Pool:
         return counts
 
     def restrict(self, where: str) -> None:
-        """Take only rows of which an SQL condition is true; raises `CurateError` for one that is none."""
-        self._check(f"SELECT 1 FROM scores WHERE ({where}\n)", option="--where")
-        self.where = where
+        """Take only rows of which an SQL condition is true; raises `CurateError` for one that is none, or fails."""
+        try:
+            condition = str(duckdb.SQLExpression(where))  # one expression, without a comment at its end
+            self._check(f"SELECT 1 FROM scores WHERE ({condition})", option="--where")
+            self.where = f"CAST(({condition}) AS BOOLEAN)"
+            self.run(f"SELECT bool_or({self.where}) FROM scores")  # of every row: a cast may fail at any of them
+        except duckdb.Error as error:
+            raise CurateError(f"--where: {_words(error)}") from None
         self._look()
 
-    def query_keys(self, sql: str) -> list[str]:
-        """First column of a user's SELECT, each key once, in the order of the result: one thread gives it one."""
-        relation = self._check(sql, option="--sql")
-        self.run("SET threads = 1")
+    def query_keys(self, sql: str) -> int:
+        """Make the table `returned` of a user's SELECT: key, its first column, and place, where it first came.
+
+        How many keys there are. Raises `CurateError` for anything but a SELECT of keys.
+        """
+        self._check(sql, option="--sql")
+        self.run("SET threads = 1")  # so the rows come in one order, whatever the query leaves open
         try:
-            keys = self.connection.sql(relation).to_arrow_table().column(0)
+            self.run(f"CREATE TABLE answer AS {sql}")
         except duckdb.Error as error:
             raise CurateError(f"--sql: {_words(error)}") from None
         finally:
             self.run("RESET threads")
-        if not pa.types.is_string(keys.type) or keys.null_count:
-            raise CurateError(f"--sql: the first column is {keys.type} with {keys.null_count} NULLs; expected keys")
-        return list(dict.fromkeys(keys.to_pylist()))
+        name, kind = self.connection.execute("DESCRIBE answer").fetchall()[0][:2]
+        first = '"' + name.replace('"', '""') + '"'
+        nulls = self.count(f"answer WHERE {first} IS NULL")
+        if kind != "VARCHAR" or nulls:
+            raise CurateError(f"--sql: the first column, {name}, is {kind} with {nulls:,} NULLs; expected keys")
+        self.run(f"CREATE TABLE returned AS SELECT {first} AS key, min(rowid) AS place FROM answer GROUP BY ALL")
+        self.run("DROP TABLE answer")
+        return self.count("returned")
 
-    def _check(self, sql: str, *, option: str) -> str:
-        """A single SELECT that DuckDB understands, or a `CurateError`."""
+    def _check(self, sql: str, *, option: str) -> None:
+        """A single SELECT that DuckDB understands, writes nothing and draws nothing, or a `CurateError`."""
         try:
             statements = self.connection.extract_statements(sql)
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                 raise CurateError(f"{option}: expected one condition or one SELECT, got {sql.strip()!r}")
+            tree = str(self.connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [sql]).fetchall()[0][0])
+            if found := _WRITES.search(tree):
+                raise CurateError(
+                    f"{option}: {found[1]} changes what is there; expected a condition or SELECT that only reads"
+                )
+            if _DRAWS.search(tree):
+                raise CurateError(
+                    f"{option} draws other rows every time; expected the same answer, as from md5('7' || key) < '8' "
+                    "(a seeded half)"
+                )
             self.connection.execute(f"EXPLAIN {sql}").fetchall()
         except duckdb.Error as error:
             raise CurateError(f"{option}: {_words(error)}") from None
-        return sql
 
     def drop(self, rows: pa.Table, reason: str) -> int:
         """Drop rows (key, corpus_order) for a reason; how many."""

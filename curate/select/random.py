@@ -3,7 +3,7 @@
 from curate.select.order import Order
 
 RANDOM = Order(
-    order_by=lambda seed: f"md5('random:{seed}:' || key)",
+    order_by=lambda seed: (f"md5('random:{seed}:' || key)",),
     kept="drawn",
     cut="not drawn",
     source="control: addressed by (seed, key), so a sample's rank does not depend on what else was read",

@@ -1,7 +1,5 @@
 """sql: whatever a query returns. Any SELECT whose first column is keys is a selection rule."""
 
-import pyarrow as pa
-
 from curate.choice import Choice
 from curate.errors import CurateError
 from curate.select.base import Picked, Quota
@@ -9,6 +7,7 @@ from curate.select.order import pick_first, refuse_foreign
 from curate.select.pool import Pool
 
 SHOWN = 3  # unknown keys named in an error
+_UNKNOWN = f"SELECT key, count(*) OVER () FROM returned ANTI JOIN scores USING (key) ORDER BY place LIMIT {SHOWN}"
 
 
 class Sql:
@@ -24,16 +23,15 @@ class Sql:
 
     def pick(self, pool: Pool, choice: Choice, quota: Quota) -> Picked:
         """Keys of the query that are candidates; duplicates and the like that it returned stay dropped."""
-        keys = pool.query_keys(choice.sql or "")
-        with pool.table("returned", pa.table({"key": pa.array(keys, pa.string()), "place": range(len(keys))})):
-            unknown = pool.connection.execute("SELECT key FROM returned ANTI JOIN scores USING (key)").fetchall()
-            if unknown:
-                some = ", ".join(key for (key,) in unknown[:SHOWN])
-                raise CurateError(f"--sql returned {len(unknown):,} keys that no scored row has, such as {some}")
-            pool.run("CREATE TABLE chosen AS SELECT c.*, r.place FROM candidates c JOIN returned r USING (key)")
-        picked = pick_first(pool, quota, order="place", source="chosen", kept="in query", cut="below cut")
+        returned = pool.query_keys(choice.sql or "")
+        unknown = pool.connection.execute(_UNKNOWN).fetchall()
+        if unknown:
+            some = ", ".join(key for key, _ in unknown)
+            raise CurateError(f"--sql returned {unknown[0][1]:,} keys that no scored row has, such as {some}")
+        pool.run("CREATE TABLE chosen AS SELECT key, corpus_order, place FROM candidates JOIN returned USING (key)")
+        picked = pick_first(pool, quota, order=["place"], source="chosen", kept="in query", cut="below cut")
         left = f"CASE WHEN key IN (SELECT key FROM chosen) THEN {picked.left} ELSE 'not in query' END"
-        return Picked(rows=picked.rows, left=left, facts={"returned": len(keys)})
+        return Picked(rows=picked.rows, left=left, facts={"returned": returned})
 
 
 SQL = Sql()

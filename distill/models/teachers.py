@@ -59,6 +59,7 @@ class Classifier(nn.Module):
         self.classes = card.classes
         self.feature_dim = model.feature_dim
         self.metadata = dict(metadata)
+        self.resize = metadata.get("resize", "antialias")  # how images come to its input size: its evaluation's rule
         self.flip = metadata.get("flip", "true") == "true"  # whether a mirrored image is still of its class
         self.dtype: Precision = dtype
         self.register_buffer("mean_C", torch.tensor(card.mean), persistent=False)

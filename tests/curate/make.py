@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from PIL import Image
 from curate.catalogue import Catalogue, Decoded
 from curate.choice import Choice
 from curate.corpora.base import Item
+from curate.score import score_columns
 from curate.select import SELECTORS
 from curate.select.base import Picked, Quota
 from curate.select.decide import decide
@@ -103,6 +105,7 @@ class Toy:
     classes: tuple[str, ...] = CLASSES
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    resize: str = "antialias"
     code: str | None = None
     dtype: str = "float32"
     batches: list[tuple[int, ...]] = field(default_factory=list)
@@ -137,6 +140,8 @@ class Sample:
     pred: int = 0
     vector: tuple[float, ...] | None = None
     """its features and its logits; default: a place on a grid, by picture"""
+    logits: tuple[float, ...] | None = None
+    """of which scores and prediction are computed as `curate score` does, instead of entropy and pred"""
 
 
 def scored(corpus: str, samples: Sequence[Sample]) -> Scored:
@@ -157,22 +162,42 @@ def scored(corpus: str, samples: Sequence[Sample]) -> Scored:
         if sample.picture is not None:
             scores.append({"key": rows[-1]["key"], **_numbers(sample)})
             place = sample.vector or (float(sample.picture % 3), float(sample.picture // 3))
-            vectors.append({"key": rows[-1]["key"], "features": place, "logits": place})
-    length = len(vectors[0]["features"]) if vectors else 2
-    kind = pa.list_(pa.float32(), length)
-    found_vectors = pa.Table.from_pylist(
-        sorted(vectors, key=lambda row: row["key"]),
-        pa.schema([("key", pa.string()), ("features", kind), ("logits", kind)]),
-    )
+            vectors.append({"key": rows[-1]["key"], "features": place, "logits": sample.logits or place})
     return Scored(
         name=corpus,
         samples=pa.Table.from_pylist(rows, SAMPLES.plain_schema()),
         scores=pa.Table.from_pylist(scores, SCORES.plain_schema()),
-        vectors={name: found_vectors.select(["key", name]) for name in ("features", "logits")},
+        vectors={name: _vectors(name, vectors) for name in ("features", "logits")},
+    )
+
+
+def _vectors(name: str, rows: list[dict[str, Any]]) -> pa.Table:
+    length = len(rows[0][name]) if rows else 2
+    schema = pa.schema([("key", pa.string()), (name, pa.list_(pa.float32(), length))])
+    kept = [{"key": row["key"], name: row[name]} for row in sorted(rows, key=lambda row: str(row["key"]))]
+    return pa.Table.from_pylist(kept, schema)
+
+
+def on_disk(corpus: Scored, folder: Path, *, row_group: int) -> Scored:
+    """The same corpus in Parquet files, of row groups of some size."""
+    folder.mkdir(parents=True)
+
+    def write(name: str, rows: Path | pa.Table) -> Path:
+        pq.write_table(rows, folder / f"{name}.parquet", row_group_size=row_group, write_page_checksum=True)
+        return folder / f"{name}.parquet"
+
+    return Scored(
+        name=corpus.name,
+        samples=write("samples", corpus.samples),
+        scores=write("scores", corpus.scores),
+        vectors={name: write(name, rows) for name, rows in corpus.vectors.items()},
     )
 
 
 def _numbers(sample: Sample) -> dict[str, object]:
+    if sample.logits is not None:
+        columns = score_columns(np.array([sample.logits], np.float32))
+        return {name: column[0].as_py() for name, column in columns.items()}
     if sample.entropy is None:
         return {"status": "nonfinite"}
     confidence = math.exp(-sample.entropy)
@@ -189,7 +214,7 @@ class Outcome:
     selection: pa.Table
     picked: Picked
 
-    def rows(self) -> list[dict[str, object]]:
+    def rows(self) -> list[dict[str, Any]]:
         """Samples, with their decision where they have one, in key order."""
         decisions = {row["key"]: row for row in self.selection.to_pylist()}
         return [{**row, **decisions.get(row["key"], {})} for row in self.samples.to_pylist()]
