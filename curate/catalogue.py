@@ -11,6 +11,9 @@ from curate.corpora.base import Item
 from curate.decode import Transform, Undecodable, decode
 from manifests.keys import content_key, pixel_hash, unreadable_key
 
+UNREADABLE = "unreadable"
+"""status of a sample whose bytes were not to be had, which may pass: ingest tries it again"""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoded:
@@ -31,7 +34,8 @@ class Decoded:
 def decode_item(item: Item, transform: Transform) -> Decoded:
     """Decode and hash one item; never raises for what is wrong with the sample. Runs in threads."""
     if item.data is None:
-        return Decoded(item=item, content=None, status="decode_error", error=item.error)
+        status = UNREADABLE if item.unreadable else "decode_error"
+        return Decoded(item=item, content=None, status=status, error=item.error)
     content = content_key(item.data)
     try:
         image, width, height = decode(item.data, transform)

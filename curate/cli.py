@@ -5,22 +5,41 @@ What the options mean is in options.py; `curate distance` is in distance_cli.py.
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from curate.distance_cli import distance
 from curate.options import (
     DEFAULT_WORK,
+    BaseLimit,
+    Budget,
+    By,
+    Cap,
     Corpora,
     Device,
+    DryRun,
     Dtype,
+    Exclude,
+    ExcludeWithin,
+    Floor,
+    Holdout,
     Json,
     MaxBad,
+    Mode,
+    NearDuplicates,
     On,
+    Out,
+    Reference,
+    Replace,
     Resize,
+    Seed,
+    SkipUnreadable,
+    Sql,
     Teacher,
     Threads,
     Weights,
+    Where,
     Work,
     limits,
 )
@@ -31,16 +50,12 @@ from manifests.progress import bar
 if TYPE_CHECKING:
     import torch
 
+    from curate.choice import Choice
     from curate.corpora import Corpus
+    from curate.run import Curated, Sources
     from distill.models.teachers import Classifier
 
 app = new_app("Choose the images on which a teacher should teach: ingest, score, select, measure.")
-
-MODES = (
-    "entropy-topk, confidence-topk, confidence-bottomk, margin-topk, margin-bottomk, energy-topk, energy-bottomk, "
-    "dfnd, balanced, balanced-entropy, kcenter, hausdorff, band, random, sql"
-)
-"""of SELECTORS; here as words, so that `--help` loads no rule"""
 
 
 @app.command()
@@ -136,43 +151,27 @@ def select(
     teacher: Teacher = "wrn40_2",
     teacher_weights: Weights = None,
     corpus: Corpora = None,
-    mode: Annotated[
-        str | None, typer.Option(help=f"The rule: {MODES}. Default: entropy-topk, or sql with --sql.")
-    ] = None,
-    budget: Annotated[int, typer.Option(help="Images to select at most.")] = 50_000,
-    seed: Annotated[int, typer.Option(help="Of draws: random's, the holdout's, the packing order's.")] = 0,
-    holdout: Annotated[float, typer.Option(help="Fraction of the selected kept for choosing a checkpoint.")] = 0.05,
-    where: Annotated[
-        str | None, typer.Option(help="SQL condition: only such rows. Example: entropy BETWEEN 0.5 AND 1.5")
-    ] = None,
-    sql: Annotated[str | None, typer.Option(help="A SELECT whose first column is keys: the rule itself.")] = None,
-    by: Annotated[str, typer.Option(help="balanced: the order within a class, such as entropy-topk.")] = "random",
-    base_limit: Annotated[
-        int | None, typer.Option(help="balanced: images of the first corpus looked at, a draw. Default: --budget.")
-    ] = None,
-    cap: Annotated[list[str] | None, typer.Option(help="NAME=N: at most N images of a corpus; repeat.")] = None,
-    floor: Annotated[list[str] | None, typer.Option(help="NAME=N: at least N, while it has them; repeat.")] = None,
-    near_duplicates: Annotated[
-        float | None, typer.Option(help="Drop what lies this near to an earlier image, as a fraction of the spread.")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="SPEC of images that must not come in, such as the test set; repeat.")
-    ] = None,
-    exclude_within: Annotated[
-        float, typer.Option(help="Also drop what lies this near to an excluded image, as a fraction of their spread.")
-    ] = 0.0,
-    reference: Annotated[
-        list[str] | None, typer.Option(help="SPEC that distances are measured to: nn_dist, nn_key; repeat.")
-    ] = None,
+    mode: Mode = None,
+    budget: Budget = 50_000,
+    seed: Seed = 0,
+    holdout: Holdout = 0.05,
+    where: Where = None,
+    sql: Sql = None,
+    by: By = "random",
+    base_limit: BaseLimit = None,
+    cap: Cap = None,
+    floor: Floor = None,
+    near_duplicates: NearDuplicates = None,
+    exclude: Exclude = None,
+    exclude_within: ExcludeWithin = 0.0,
+    reference: Reference = None,
     on: On = "features",
     resize: Resize = None,
     work: Work = DEFAULT_WORK,
-    out: Annotated[Path, typer.Option(help="Folder of the transfer set.")] = Path("transfer-set"),
-    replace: Annotated[bool, typer.Option("--replace", help="Move another set in --out aside.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be read, reused and written.")] = False,
-    skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="Go on without the samples that cannot be read.")
-    ] = False,
+    out: Out = Path("transfer-set"),
+    replace: Replace = False,
+    dry_run: DryRun = False,
+    skip_unreadable: SkipUnreadable = False,
     max_bad: MaxBad = 0.01,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -181,14 +180,7 @@ def select(
 ) -> None:
     """Make a transfer set in one go: ingest, score, select, pack. What is there and valid is reused."""
     from curate.choice import Choice
-    from curate.corpora import open_corpus
-    from curate.forecast import forecast
-    from curate.previews import write_previews
-    from curate.run import Sources, curate
     from distill.device import choose_device
-    from distill.models.store import register
-    from manifests.commit import write_json
-    from manifests.provenance import when_and_where
 
     choice = Choice(
         mode=mode or ("sql" if sql is not None else "entropy-topk"),
@@ -206,39 +198,56 @@ def select(
         on=on,
     )
     choice.check_sides(reference=bool(reference), excluded=bool(exclude))
-    chosen_device = choose_device(device)
-    judge = _teacher(teacher, teacher_weights, starter=not corpus, device=chosen_device, dtype=dtype, threads=threads)
-    sources = Sources(  # after the teacher: listing a large corpus takes time
-        corpora=_open(corpus),
-        reference=list(map(open_corpus, reference or ())),
-        excluded=list(map(open_corpus, exclude or ())),
-    )
+    where_to = choose_device(device)
+    judge = _teacher(teacher, teacher_weights, starter=not corpus, device=where_to, dtype=dtype, threads=threads)
+    sources = _sources(corpus, reference, exclude)  # after the teacher: listing a large corpus takes time
     if dry_run:
-        tell_forecast(
-            forecast(sources, judge, choice, work=work, out=out, resize=resize, device=chosen_device), json=json
-        )
+        from curate.forecast import forecast
+
+        steps = forecast(sources, judge, choice, work=work, out=out, resize=resize, device=where_to)
+        tell_forecast(steps, json=json)
         return
-    result = curate(
-        sources,
-        judge,
-        choice,
-        work=work,
-        out=out,
-        resize=resize,
-        device=chosen_device,
-        threads=threads,
-        replace=replace,
-        skip_unreadable=skip_unreadable,
-        progress=bar,
-    )
-    write_previews(result.folder, result.selection, result.stores)
-    origin = {source.name: source.spec for source in sources.all()}
-    write_json(out / "run.json", {"command": sys.argv, "corpora": origin, **when_and_where()})
+    options: dict[str, Any] = {
+        "work": work,
+        "resize": resize,
+        "device": where_to,
+        "threads": threads,
+        "replace": replace,
+    }
+    result = _make(sources, judge, choice, out=out, skip_unreadable=skip_unreadable, **options)
     if teacher_weights is not None:
+        from distill.models.store import register
+
         register(teacher_weights, arch=judge.arch)  # so that `distill train` finds it from transfer-set.json
     tell_selection(result, out, json=json)
     counts = result.folder.document["counts"]
     check_bad(counts["seen"], counts["seen"] - counts["quarantined"], max_bad, where=out)
+
+
+def _make(sources: "Sources", teacher: "Classifier", choice: "Choice", *, out: Path, **options: Any) -> "Curated":
+    """Curate, with a page to look at and a note of when and where."""
+    from curate.previews import write_previews
+    from curate.run import curate
+    from manifests.commit import write_json
+    from manifests.provenance import when_and_where
+
+    result = curate(sources, teacher, choice, out=out, progress=bar, **options)
+    write_previews(result.folder, result.selection, result.stores)
+    origin = {source.name: source.spec for source in sources.all()}
+    write_json(out / "run.json", {"command": sys.argv, "corpora": origin, **when_and_where()})
+    return result
+
+
+def _sources(corpora: list[str] | None, reference: list[str] | None, excluded: list[str] | None) -> "Sources":
+    """The corpora asked for, by their part."""
+    from curate.corpora import open_corpus
+    from curate.run import Sources
+
+    return Sources(
+        corpora=_open(corpora),
+        reference=[open_corpus(option) for option in reference or ()],
+        excluded=[open_corpus(option) for option in excluded or ()],
+    )
 
 
 def _open(options: list[str] | None) -> list["Corpus"]:
@@ -273,6 +282,9 @@ def _teacher(
     if teacher is None:
         raise AssertionError("a teacher was named")
     return teacher
+
+
+app.command()(distance)
 
 
 def main() -> None:

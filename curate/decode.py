@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from curate.errors import CurateError
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """what is decoded, by what the bytes say; no others, for Pillow would run Ghostscript on an EPS"""
 MIN_SIDE = 4
@@ -39,25 +41,84 @@ class Undecodable(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Resize:
+    """One resize rule: what it does in words, and how."""
+
+    words: str
+    """for manifests; `{size}` is the stored size, `{short}` the short side before the crop, in px"""
+    filter: Image.Resampling
+    short: float | None = 1.0
+    """the short side before the centre crop, as a multiple of the stored size; None squashes the whole image"""
+
+    def __call__(self, image: Image.Image, size: int) -> Image.Image:
+        """``image`` as ``size`` x ``size`` px."""
+        width, height = image.size
+        side = min(width, height)
+        if self.short is None:
+            return image.resize((size, size), self.filter)
+        if self.short == 1:  # crop and resize in one: no pixel of the whole is computed in vain
+            left, top = (width - side) / 2, (height - side) / 2
+            return image.resize((size, size), self.filter, box=(left, top, left + side, top + side))
+        short = self.pixels(size)
+        width, height = short * width // side, short * height // side
+        left, top = round((width - size) / 2), round((height - size) / 2)
+        return image.resize((width, height), self.filter).crop((left, top, left + size, top + size))
+
+    def pixels(self, size: int) -> int:
+        """The short side before the crop, px."""
+        return round(size * (self.short or 1))
+
+
+RESIZE = {
+    "antialias": Resize(
+        words="short side to {size} px (Pillow bilinear, antialiased); centre crop {size}x{size}",
+        filter=Image.Resampling.BILINEAR,
+    ),
+    "box": Resize(
+        words="short side to {size} px (Pillow box: mean of the area); centre crop {size}x{size}",
+        filter=Image.Resampling.BOX,
+    ),
+    "plain": Resize(
+        words="whole image to {size}x{size} px (Pillow bilinear, antialiased), its shape not kept",
+        filter=Image.Resampling.BILINEAR,
+        short=None,
+    ),
+    "imagenet": Resize(
+        words="short side to {short} px (Pillow bilinear, antialiased); centre crop {size}x{size}; "
+        "what has {size}x{size} px as it is",
+        filter=Image.Resampling.BILINEAR,
+        short=1 / 0.875,
+    ),
+}
+"""the resize rules by name; `imagenet` is torchvision's evaluation of ImageNet classifiers (224 px of 256)"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Transform:
-    """How a source image becomes stored pixels: antialiased resize of the short side, then a centre crop."""
+    """How a source image becomes stored pixels, by the rule ``resize``; what has that size already keeps every pixel.
+
+    Raises `CurateError` for a rule that is not in `RESIZE`.
+    """
 
     size: int
     """px"""
+    resize: str = "antialias"
+    """name in `RESIZE`"""
+
+    def __post_init__(self) -> None:
+        if self.resize not in RESIZE:
+            raise CurateError(f"no resize rule is called {self.resize!r}; expected one of {', '.join(RESIZE)}")
 
     @property
     def spec(self) -> str:
         """The rule in words, as manifests record it."""
-        return f"rgb; short side to {self.size} px (Pillow bilinear, antialiased); centre crop {self.size}x{self.size}"
+        rule = RESIZE[self.resize]
+        return f"rgb; {rule.words.format(size=self.size, short=rule.pixels(self.size))}"
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """uint8 (3, size, size)."""
-        width, height = image.size
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        if (width, height) != (self.size, self.size):
-            box = (left, top, left + side, top + side)
-            image = image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
+        if image.size != (self.size, self.size):
+            image = RESIZE[self.resize](image, self.size)
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
@@ -95,11 +156,19 @@ def _rgb(image: Image.Image) -> Image.Image:
     with contextlib.suppress(Exception):  # pixels are good even where the EXIF is not
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):  # 16 bits a channel: Pillow's own conversion would clip
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+        image = _high_byte(image)
     if image.has_transparency_data:
         backed = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(backed, image.convert("RGBA"))
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _high_byte(image: Image.Image) -> Image.Image:
+    """A 16 bit grey image in 8 bits; the one grey that a PNG may name as transparent is black, as in `_rgb`."""
+    deep = np.asarray(image).astype(np.int64)
+    grey = (deep >> 8).clip(0, 255).astype(np.uint8)
+    grey[deep == image.info.get("transparency", -1)] = 0
+    return Image.fromarray(grey)
 
 
 def _reason(error: Exception, data: bytes | NDArray[np.uint8]) -> str:

@@ -25,6 +25,45 @@ Threads = Annotated[int | None, typer.Option(help="CPU threads; never changes a 
 MaxBad = Annotated[float, typer.Option(help="Exit 3 if a larger fraction of samples is damaged.", min=0, max=1)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 On = Annotated[str, typer.Option("--on", help="features or logits: the vectors that distances are between.")]
+MODES = (
+    "entropy-topk, confidence-topk, confidence-bottomk, margin-topk, margin-bottomk, energy-topk, energy-bottomk, "
+    "dfnd, balanced, balanced-entropy, kcenter, hausdorff, band, random, sql"
+)
+"""of SELECTORS; here as words, so that `--help` loads no rule"""
+
+Mode = Annotated[str | None, typer.Option(help=f"The rule: {MODES}. Default: entropy-topk, or sql with --sql.")]
+Budget = Annotated[int, typer.Option(help="Images to select at most.")]
+Seed = Annotated[int, typer.Option(help="Of draws: random's, the holdout's, the packing order's.")]
+Holdout = Annotated[float, typer.Option(help="Fraction of the selected kept for choosing a checkpoint.")]
+Where = Annotated[
+    str | None, typer.Option(help="SQL condition on scores: only such rows. Example: entropy BETWEEN 0.5 AND 1.5")
+]
+Sql = Annotated[str | None, typer.Option(help="A SELECT whose first column is keys: the rule itself.")]
+By = Annotated[str, typer.Option(help="balanced: the order within a class, such as entropy-topk.")]
+BaseLimit = Annotated[
+    int | None, typer.Option(help="balanced: images of the first corpus looked at, a seeded draw. Default: --budget.")
+]
+Cap = Annotated[list[str] | None, typer.Option(help="NAME=N: at most N images of a corpus; repeat.")]
+Floor = Annotated[list[str] | None, typer.Option(help="NAME=N: at least N of a corpus, while it has them; repeat.")]
+NearDuplicates = Annotated[
+    float | None,
+    typer.Option(help="Drop what lies this near to an earlier image, as a fraction of the spread of the vectors."),
+]
+Exclude = Annotated[
+    list[str] | None, typer.Option(help="SPEC of images that must not come in, such as the test set; repeat.")
+]
+ExcludeWithin = Annotated[
+    float, typer.Option(help="Also drop what lies this near to an excluded image, as a fraction of their spread.")
+]
+Reference = Annotated[
+    list[str] | None, typer.Option(help="SPEC that distances are measured to, as nn_dist and nn_key; repeat.")
+]
+Out = Annotated[Path, typer.Option(help="Folder of the transfer set.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Move another set in --out aside.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be read, reused and written, and stop.")]
+SkipUnreadable = Annotated[
+    bool, typer.Option("--skip-unreadable", help="Go on without the samples that cannot be read.")
+]
 DEFAULT_WORK = Path(".transferset")
 
 

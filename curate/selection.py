@@ -240,6 +240,11 @@ def notes(document: Mapping[str, Any]) -> list[str]:
     usable = counts["selected"] + counts["left_out"]
     share = counts["selected"] / usable
     found = []
+    if counts["selected"] < plan["budget"] and not rule.get("shortfall"):
+        found.append(
+            f"--budget {plan['budget']:,} is more than the {counts['selected']:,} images that could be chosen: "
+            "all were taken"
+        )
     if share < FEW or share > MOST:
         few = "hardly any" if share < FEW else "nearly all"
         found.append(

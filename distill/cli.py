@@ -146,7 +146,7 @@ def evaluate(
         note("the run's teacher is not stored, so agreement with it is not known; pass --teacher-weights FILE")
     first = next(iter(networks.values()))
     spec = data or _default_data(judge or first)
-    store = _labelled(spec, size=first.input_size, work=work, threads=threads)
+    store = _labelled(spec, size=first.input_size, resize=(judge or first).resize, work=work, threads=threads)
     result = evaluate_networks(networks, judge, store, device=where)
     save_evaluation(target, result)
     if json:
@@ -285,13 +285,18 @@ def starter_teacher(arch: str, *, device: str = "auto", threads: int | None = No
     return register(report["weights"], arch=arch)
 
 
-def _labelled(spec: str, *, size: int, work: Path, threads: int | None) -> "ShardFolder":
-    """Ingest a labelled corpus."""
+def _labelled(spec: str, *, size: int, work: Path, threads: int | None, resize: str = "antialias") -> "ShardFolder":
+    """Ingest a labelled corpus, all of it: what cannot be read would make another accuracy."""
     from curate.corpora import open_corpus
+    from curate.errors import CorpusUnreadable
     from curate.ingest import ingest as ingest_corpus
+    from curate.ingest import unread
 
     corpus = open_corpus(spec)
-    store = ingest_corpus(corpus, size=size, work=work, threads=threads, progress=bar).store
+    result = ingest_corpus(corpus, size=size, resize=resize, work=work, threads=threads, progress=bar)
+    if message := unread([result]):
+        raise CorpusUnreadable(message)
+    store = result.store
     bad = store.document["seen"] - store.rows()
     if bad:
         note(f"{bad:,} of {store.document['seen']:,} samples of {corpus.name} could not be used")

@@ -197,6 +197,7 @@ def _save(path: Path, run: RunConfig, folder: ShardFolder, setup: Setup) -> None
         teacher=teacher.sha256,
         method=run.method,
         flip=str(teacher.flip).lower(),
+        resize=teacher.resize,
     )
 
 

@@ -31,6 +31,17 @@ HOLDER = ".lock.json"
 """who holds the lock, for the message to the second run"""
 
 
+@contextlib.contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Say of an error of the system which file it is about, where the system does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 class HashingFile(io.RawIOBase):
     """A file open for writing that hashes and counts what passes through it; sequential writes only."""
 
@@ -44,7 +55,8 @@ class HashingFile(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         self._digest.update(data)
-        written = self._raw.write(data)
+        with naming(self._raw.name):
+            written = self._raw.write(data)
         self._bytes += written
         return written
 
@@ -53,7 +65,8 @@ class HashingFile(io.RawIOBase):
 
     def flush(self) -> None:
         if not self._raw.closed:
-            self._raw.flush()
+            with naming(self._raw.name):
+                self._raw.flush()
 
     @property
     def sha256(self) -> str:
@@ -77,15 +90,19 @@ def atomic_file(path: Path | str) -> Iterator[HashingFile]:
     path = Path(path)
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    raw = part.open("wb")
     try:
-        with part.open("wb") as raw:
-            file = HashingFile(raw)
-            yield file
+        file = HashingFile(raw)
+        yield file
+        with naming(part):
             raw.flush()
             os.fsync(raw.fileno())
+            raw.close()
         part.replace(path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        for tidy in (raw.close, part.unlink):  # what went wrong is told, not that it cannot be tidied up either
+            with contextlib.suppress(OSError):
+                tidy()
         raise
     _fsync_folder(path.parent)
 
@@ -207,7 +224,8 @@ def exclusive(folder: Path) -> Iterator[None]:
     except Timeout:
         raise Busy(f"{folder} is being written by {_holder(holder)}; wait for it, or choose another folder") from None
     try:
-        holder.write_text(json.dumps({"pid": os.getpid(), "command": " ".join(sys.argv)}))
+        with naming(holder):
+            holder.write_text(json.dumps({"pid": os.getpid(), "command": " ".join(sys.argv)}))
         for left in folder.rglob(f"*.[0-9]*{PART}"):  # by a run that was killed
             left.unlink()
         yield

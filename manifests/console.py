@@ -16,10 +16,10 @@ import typer
 from manifests.errors import TransfersetError
 
 INTERRUPTED = 130
-REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
-"""what a user's disk answers: no permission, read-only, full, over quota"""
-MISTAKEN = {errno.EISDIR, errno.ENOTDIR, errno.EEXIST}
-"""what a user's path turns out to be: a folder where a file was meant, or the reverse"""
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""no more room: the disk is full, the quota is used up, the file would be larger than files may be"""
+REFUSED = FULL | {errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE}
+"""what a system answers that is no bug of ours, also where it does not say of which file"""
 
 
 def new_app(help: str) -> typer.Typer:
@@ -30,14 +30,20 @@ def new_app(help: str) -> typer.Typer:
 def run(app: typer.Typer, name: str) -> None:
     """Run an app as the process: a user's error is one or two lines on stderr and its exit code, never a traceback."""
     try:
-        app(prog_name=name)
+        try:
+            app(prog_name=name)
+        finally:
+            with _to_stdout():  # what was printed and is not out yet
+                pass
     except TransfersetError as error:
         note(f"{name}: {error}")
         sys.exit(error.exit_code)
     except OSError as error:
-        if error.errno not in REFUSED | MISTAKEN:
+        if error.filename is None and error.errno not in REFUSED:
             raise  # a bug of ours
-        note(f"{name}: {error.filename or 'a file'} cannot be read or written: {error.strerror}")
+        full = "; make room, then run the same command again: what was committed is kept"
+        what = f"{error.filename or 'a file'} cannot be read or written: {error.strerror or error}"
+        note(f"{name}: {what}{full if error.errno in FULL else ''}")
         sys.exit(TransfersetError.exit_code)
     except SystemExit as stop:
         if stop.code == INTERRUPTED:  # typer's answer to Ctrl-C, without a word
@@ -56,8 +62,11 @@ def _to_stdout() -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that Python does not try again at its end
+        if not isinstance(error, BrokenPipeError):
+            error.filename = "stdout"
+            raise
 
 
 def emit_json(document: Mapping[str, Any] | Sequence[Any]) -> None:

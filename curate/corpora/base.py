@@ -6,10 +6,10 @@ leaves nothing out in silence: what it cannot read is an item with an error. Onl
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import glob, has_magic
-from os.path import commonpath
+from os.path import commonpath, normpath
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
@@ -32,6 +32,7 @@ IMAGE_EXTENSIONS = frozenset(
 
 # `?` is also a wildcard: only what reads as options after the last one is taken for options.
 _OPTIONS = re.compile(r"(.*)\?(\w+=[^?]*)", re.DOTALL)
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 # Part of every identity; raised when a reader's answer to the same source changes.
 _READER_VERSION = 1
@@ -45,6 +46,7 @@ class Item:
     data: bytes | NDArray[np.uint8] | None  # encoded image, or HxWx3 / HxW array; None when it could not be read
     label: str | None = None  # the corpus's own label, its name if the corpus states names
     error: str | None = None  # one line, when data is None
+    unreadable: bool = False  # the error may pass (I/O, permission, a file that changed): another run tries again
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,9 +92,28 @@ class SourceFile:
     """A file of a corpus and what tells that it changed."""
 
     name: str  # posix, relative to the corpus
-    path: Path
+    place: Path  # where it lies, or will lie once it is fetched
     size: int  # bytes
-    mtime_ns: int
+    stamp: int | str  # time of change in ns; of a remote file what its server says, such as an ETag
+    url: str | None = None  # of a remote file
+
+    @property
+    def path(self) -> Path:
+        """Where it lies; a remote file is brought here first. Raises CorpusNotFound, CorpusUnreachable."""
+        if self.url is not None:
+            from curate.corpora.remote import fetch
+
+            fetch(self)
+        return self.place
+
+    def beside(self, name: str) -> "SourceFile | None":
+        """The file of that name in the same folder; None where there is none."""
+        if self.url is not None:
+            from curate.corpora.remote import find_beside
+
+            return find_beside(self, name)
+        path = self.place.with_name(name)
+        return _source_file(path, _whole(path).parent) if is_container(path, "") else None
 
 
 def split(entries: Sequence[Any]) -> list[Part]:
@@ -118,18 +139,27 @@ def split_options(scheme: str, path: str, known: Collection[str]) -> tuple[str, 
 
     Raises UnknownCorpus for an option that is not among those known, or that is given twice.
     """
-    match = _OPTIONS.fullmatch(path)
-    if match is None or Path(path).expanduser().exists():
-        return path, {}
-    pairs = parse_qsl(match[2], keep_blank_values=True)
+    place, query = cut_options(path)
+    pairs = parse_qsl(query.replace("+", "%2B"), keep_blank_values=True)  # a plus is no space here: root=c++/data
     options = dict(pairs)
     for option in options:
         if option not in known:
             expected = f"expected one of {', '.join(known)}" if known else "it takes none"
-            raise UnknownCorpus(f"{scheme}: has no option {option!r} (in {path}); {expected}")
+            own = "; a query of the URL's own ends in another '?'" if is_url(path) else ""
+            raise UnknownCorpus(f"{scheme}: has no option {option!r} (in {path}); {expected}{own}")
     if len(options) < len(pairs):
         raise UnknownCorpus(f"{scheme}:{path} gives an option twice; give each once")
-    return match[1], options
+    return place, options
+
+
+def cut_options(path: str) -> tuple[str, str]:
+    """A path and its options as text, empty where it has none; a URL with a query of its own may end in another `?`."""
+    if is_url(path) and path.endswith("?"):
+        return path[:-1], ""
+    match = _OPTIONS.fullmatch(path)
+    if match is None or (not is_url(path) and Path(path).expanduser().exists()):
+        return path, ""
+    return match[1], match[2]
 
 
 def is_image(name: str) -> bool:
@@ -143,20 +173,45 @@ def printable(name: str) -> str:
 
 
 def find_files(pattern: str, suffix: str) -> list[SourceFile]:
-    """The files that a path names: a file, a folder (its `*suffix`), or a glob or brace pattern; ordered for uris.
+    """The files that a path names, ordered for uris: a file, a folder (its `*suffix`), a glob or brace pattern.
 
-    Raises CorpusNotFound when a name or a pattern matches nothing, CorpusEmpty when a folder holds no such file.
+    Any of these may be a URL; `@LIST` is a text file of them, one a line, relative to the list; `#` begins a comment.
+    Raises CorpusNotFound when a name or a pattern matches nothing, CorpusEmpty when a folder holds no such file or a
+    list no line, UnknownCorpus for what is neither.
     """
-    path = Path(pattern).expanduser()
-    if path.is_dir():
-        paths = {p for p in path.iterdir() if is_container(p, suffix)}
-        if not paths:
-            raise CorpusEmpty(f"no *{suffix} file in the folder {pattern}")
+    patterns = _read_list(Path(pattern[1:]).expanduser()) if is_list(pattern) else [pattern]
+    remote = sum(map(is_url, patterns))
+    if 0 < remote < len(patterns):
+        raise UnknownCorpus(f"{pattern} lists {remote} URLs among {len(patterns)} lines; expected all or none")
+    if remote:
+        from curate.corpora.remote import find_remote
+
+        files = find_remote(patterns, suffix)
     else:
-        paths = {path} if path.exists() else _expand(pattern)
-    root = Path(commonpath([p.parent.absolute() for p in paths]))
-    files = [_source_file(p, root) for p in paths]
+        paths = {_whole(path): path for each in patterns for path in _find_paths(each, suffix)}
+        root = Path(commonpath([whole.parent for whole in paths]))
+        files = [_source_file(path, root) for path in paths.values()]
     return sorted(files, key=lambda file: file.name + "/")  # the order of "name/member" uris
+
+
+def _read_list(path: Path) -> list[str]:
+    if not path.is_file():
+        raise CorpusNotFound(f"no such list of files: {path}")
+    lines = (line.strip() for line in path.read_text(encoding="utf-8", errors="surrogateescape").splitlines())
+    names = [line for line in lines if line and not line.startswith("#")]
+    if not names:
+        raise CorpusEmpty(f"no path in the list {path}; expected one a line")
+    return [name if is_url(name) else str(path.parent / Path(name).expanduser()) for name in names]
+
+
+def _find_paths(pattern: str, suffix: str) -> set[Path]:
+    path = Path(pattern).expanduser()
+    if not path.is_dir():
+        return {path} if path.exists() else _expand(pattern)
+    paths = {entry for entry in path.iterdir() if is_container(entry, suffix)}
+    if not paths:
+        raise CorpusEmpty(f"no *{suffix} file in the folder {pattern}")
+    return paths
 
 
 def is_container(path: Path, suffix: str) -> bool:
@@ -164,18 +219,32 @@ def is_container(path: Path, suffix: str) -> bool:
     return path.name.lower().endswith(suffix) and not path.name.startswith(".") and path.is_file()
 
 
+def is_url(text: str) -> bool:
+    """Whether a path is a URL, such as https://host/a.tar or s3://bucket/a.tar."""
+    return _URL.match(text) is not None
+
+
+def is_list(text: str) -> bool:
+    """Whether a path is `@` and the name of a list of files."""
+    return text.startswith("@") and not Path(text).exists()
+
+
 def is_pattern(text: str) -> bool:
     """Whether a path that does not exist is meant as a glob or brace pattern."""
     return has_magic(text) or "{" in text
 
 
-def _expand(pattern: str) -> set[Path]:
+def expand_braces(pattern: str) -> list[str]:
+    """The names that a brace pattern such as `train-{000..146}.tar` stands for."""
     try:
-        names = list(braceexpand(str(Path(pattern).expanduser())))
+        return list(braceexpand(pattern))
     except ValueError:
         raise UnknownCorpus(f"unbalanced braces in {pattern!r}; expected e.g. train-{{000..146}}.tar") from None
+
+
+def _expand(pattern: str) -> set[Path]:
     found: set[Path] = set()
-    for name in names:
+    for name in expand_braces(str(Path(pattern).expanduser())):
         # Not Path.glob: it takes no absolute pattern, and its * matches hidden files.
         matches = glob(name, recursive=True) if has_magic(name) else [name]  # noqa: PTH207
         files = {Path(match) for match in matches if Path(match).is_file()}
@@ -186,12 +255,35 @@ def _expand(pattern: str) -> set[Path]:
     return found
 
 
+def _whole(path: Path) -> Path:
+    """A path from the root, without `..`: what tells files apart and names them, not what opens them."""
+    return Path(normpath(path.absolute()))
+
+
 def _source_file(path: Path, root: Path) -> SourceFile:
     stat = path.stat()
-    name = printable(path.absolute().relative_to(root).as_posix())
-    return SourceFile(name=name, path=path, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
+    name = printable(_whole(path).relative_to(root).as_posix())
+    return SourceFile(name=name, place=path, size=stat.st_size, stamp=stat.st_mtime_ns)
 
 
-def files_identity(scheme: str, files: Iterable[SourceFile]) -> str:
-    """Identity of a corpus that lies in files: relative names, sizes and times of change."""
-    return fingerprint(scheme, *((file.name, file.size, file.mtime_ns) for file in files))
+def files_identity(scheme: str, files: Iterable[SourceFile], options: Mapping[str, str] | None = None) -> str:
+    """Identity of a corpus that lies in files: relative names, sizes and times of change, and the reader's options."""
+    facts = ((file.name, file.size, file.stamp) for file in files)
+    return fingerprint(scheme, *facts, *sorted((options or {}).items()))
+
+
+def facts_below(top: Path, root: Path) -> Iterator[tuple[str, int, int]]:
+    """Name relative to the root, size and time of change of a file, or of all files below a folder; in no order."""
+    for path in (top, *top.rglob("*")):
+        if path.is_file():
+            stat = path.stat()
+            yield printable(path.relative_to(root).as_posix()), stat.st_size, stat.st_mtime_ns
+
+
+def class_name(value: Any, names: tuple[str, ...] | None) -> str | None:
+    """The class's name where names are stated (an index outside them, such as -1, means unlabelled), else the value."""
+    if value is None:
+        return None
+    if names is not None and isinstance(value, int):
+        return names[value] if 0 <= value < len(names) else None
+    return str(value)

@@ -2,6 +2,7 @@
 
 The label is the first-level folder. Names that begin with a dot are skipped, files without an image extension too.
 Folders that are symbolic links are never entered; a link that leads out of the corpus is an item with an error.
+A file is as it was listed or it is unreadable: one that has changed since is not of the corpus that has this identity.
 """
 
 import os
@@ -21,6 +22,7 @@ class _Entry(NamedTuple):
     size: int  # bytes
     mtime_ns: int
     error: str | None
+    unreadable: bool  # whether the error may pass
 
 
 class FolderCorpus:
@@ -51,7 +53,7 @@ class FolderCorpus:
 
     def identity(self) -> str:
         """Over relative names, sizes and times of change."""
-        return fingerprint(self.scheme, *(tuple(entry) for entry in self._entries))
+        return fingerprint(self.scheme, *(entry[:-1] for entry in self._entries))
 
     def parts(self) -> list[Part]:
         """Files in uri order, PART_SIZE a part."""
@@ -63,13 +65,23 @@ class FolderCorpus:
 
     def _item(self, entry: _Entry) -> Item:
         label = entry.uri.split("/", 1)[0] if "/" in entry.uri else None
-        if entry.error:
-            return Item(uri=entry.uri, data=None, label=label, error=entry.error)
-        try:
-            data = (self._root / entry.relative).read_bytes()
-        except OSError as error:
-            return Item(uri=entry.uri, data=None, label=label, error=_reason(error))
-        return Item(uri=entry.uri, data=data, label=label)
+        data, error, unreadable = None, entry.error, entry.unreadable
+        if error is None:
+            try:
+                data = _content(self._root / entry.relative, entry)
+            except OSError as failure:
+                error, unreadable = _reason(failure), True
+        return Item(uri=entry.uri, data=data, label=label, error=error, unreadable=unreadable)
+
+
+def _content(path: Path, listed: _Entry) -> bytes:
+    """The bytes of a file; OSError if they cannot be read, or are not those of the file that was listed."""
+    with path.open("rb") as file:
+        data = file.read()
+        stat = os.fstat(file.fileno())
+    if len(data) != listed.size or (stat.st_size, stat.st_mtime_ns) != (listed.size, listed.mtime_ns):
+        raise OSError(f"changed since it was listed, then {listed.size:,} bytes, now {len(data):,}")
+    return data
 
 
 def _scan(folder: Path, root: Path) -> Iterator[_Entry]:
@@ -77,34 +89,42 @@ def _scan(folder: Path, root: Path) -> Iterator[_Entry]:
         with os.scandir(folder) as listing:
             found = [entry for entry in listing if not entry.name.startswith(".")]
     except OSError as error:
-        yield _entry(folder, root, error=_reason(error))
+        yield _unreadable(folder, root, error)
         return
     for entry in found:
         path = Path(entry.path)
-        if entry.is_dir(follow_symlinks=False):
-            yield from _scan(path, root)
-        elif entry.is_symlink() and (is_image(entry.name) or entry.is_dir()) and _leads_out(path, root):
-            yield _entry(path, root, error="a symbolic link out of the corpus, not followed")
-        elif is_image(entry.name) and not entry.is_dir():
-            yield _look(path, root)
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _scan(path, root)
+            elif entry.is_symlink() and (is_image(entry.name) or entry.is_dir()) and _leads_out(path, root):
+                yield _entry(path, root, error="a symbolic link out of the corpus, not followed")
+            elif is_image(entry.name) and not entry.is_dir():
+                yield _look(path, root)
+        except OSError as error:
+            if is_image(entry.name):
+                yield _unreadable(path, root, error)
 
 
 def _look(path: Path, root: Path) -> _Entry:
-    try:
-        stat = path.stat()
-    except OSError as error:
-        return _entry(path, root, error=_reason(error))
+    stat = path.stat()
     problem = None if S_ISREG(stat.st_mode) else "not a regular file"  # opening a pipe would wait for ever
     return _entry(path, root, error=problem, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
 
 
 def _entry(path: Path, root: Path, *, error: str | None, size: int = 0, mtime_ns: int = 0) -> _Entry:
     relative = path.relative_to(root).as_posix()
-    return _Entry(printable(relative), relative, size, mtime_ns, error)
+    return _Entry(printable(relative), relative, size, mtime_ns, error, unreadable=False)
+
+
+def _unreadable(path: Path, root: Path, error: OSError) -> _Entry:
+    return _entry(path, root, error=_reason(error))._replace(unreadable=True)
 
 
 def _leads_out(path: Path, root: Path) -> bool:
-    return not path.resolve().is_relative_to(root.resolve())
+    try:
+        return not path.resolve().is_relative_to(root.resolve())
+    except RuntimeError:  # a link to itself, before Python 3.13; reading it says so
+        return False
 
 
 def _reason(error: OSError) -> str:

@@ -101,13 +101,12 @@ def _find_images(path: str) -> SourceFile:
 
 def _find_labels(images: SourceFile) -> SourceFile | None:
     """The file beside the images that is named like them, compressed or not; None where there is none."""
-    match = _IMAGES.fullmatch(images.path.name)
+    match = _IMAGES.fullmatch(images.place.name)
     if match is None:
         return None
     for ending in dict.fromkeys((match[3] or "", "", ".gz")):
-        path = images.path.with_name(f"{match[1]}labels{match[2]}idx1-ubyte{ending}")
-        if is_container(path, ""):
-            return find_files(str(path), "")[0]
+        if labels := images.beside(f"{match[1]}labels{match[2]}idx1-ubyte{ending}"):
+            return labels
     return None
 
 

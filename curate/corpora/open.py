@@ -4,11 +4,19 @@ import re
 from pathlib import Path
 from typing import Protocol
 
-from curate.corpora.base import Corpus, is_pattern
+from curate.corpora.base import Corpus, cut_options, is_pattern, is_url
+from curate.corpora.batches import BatchCorpus
 from curate.corpora.builtin import BUILTINS, BuiltinCorpus
 from curate.corpora.folder import FolderCorpus
+from curate.corpora.hf import HfCorpus
 from curate.corpora.idx import IdxCorpus
+from curate.corpora.mat import MatCorpus
+from curate.corpora.noise import NoiseCorpus
+from curate.corpora.npy import NpyCorpus
 from curate.corpora.parquet import ParquetCorpus
+from curate.corpora.shards import ShardsCorpus
+from curate.corpora.synthetic import SyntheticCorpus
+from curate.corpora.torchvision_sets import TorchvisionCorpus
 from curate.corpora.wds import WdsCorpus
 from curate.errors import CorpusAmbiguous, CorpusEmpty, CorpusNotFound, UnknownCorpus
 
@@ -27,9 +35,21 @@ CORPORA: dict[str, Reader] = {
     "folder": FolderCorpus,
     "wds": WdsCorpus,
     "parquet": ParquetCorpus,
+    "shards": ShardsCorpus,
     "idx": IdxCorpus,
+    "mat": MatCorpus,
+    "npy": NpyCorpus,
+    "batches": BatchCorpus,
+    "torchvision": TorchvisionCorpus,
+    "hf": HfCorpus,
+    "noise": NoiseCorpus,
+    "synthetic": SyntheticCorpus,
     "builtin": BuiltinCorpus,
 }
+
+# The kind of a remote file is known by its name alone; the longest ending first.
+ENDINGS = {"-ubyte.gz": "idx", "-ubyte": "idx", ".tar": "wds", ".parquet": "parquet"}
+ENDINGS |= dict.fromkeys((".npy", ".npz"), "npy") | {".mat": "mat"}
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+]+):(.*)", re.DOTALL)  # two letters at least: C:\ is a drive
@@ -38,13 +58,16 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+]+):(.*)", re.DOTALL)  # two letters 
 def open_corpus(option: str) -> Corpus:
     """Open the corpus that `NAME=SPEC` or a bare SPEC describes (NAME is then the stem of the path).
 
-    SPEC is `folder:PATH`, `wds:PATTERN`, `parquet:PATH`, `idx:PATH`, `builtin:NAME[?k=v]`, or a path. Raises
+    SPEC is a scheme of `CORPORA` and what it reads, such as `folder:PATH`, `wds:PATTERN`, `idx:PATH`, `mat:PATH`,
+    `npy:PATH?labels=KEY`, `batches:PATH`, `shards:DIR`, `noise:FAMILY?n=100`, or a URL, or a path. Raises
     UnknownCorpus for a name or scheme that is not allowed, CorpusNotFound, CorpusEmpty, CorpusAmbiguous where two kinds
     fit a path, and CorpusDamaged where a container is broken.
     """
     name, spec = _split_option(option)
     match = _SCHEME.fullmatch(spec)
-    if match is None:
+    if is_url(spec):
+        scheme, path = _by_ending(spec), spec
+    elif match is None:
         scheme, path = _look_inside(spec), spec
     else:
         scheme, path = match[1], match[2]
@@ -66,19 +89,33 @@ def _split_option(option: str) -> tuple[str | None, str]:
     return name or None, spec
 
 
+def _by_ending(url: str) -> str:
+    """The scheme of the reader for files that are named like a URL."""
+    name = cut_options(url)[0].partition("?")[0].lower()
+    for ending, scheme in ENDINGS.items():
+        if name.endswith(ending):
+            return scheme
+    known = ", ".join(f"*{ending}" for ending in ENDINGS)
+    raise UnknownCorpus(f"the name of {url} does not say what it is; expected {known}, or a kind before it: wds:URL")
+
+
 def _look_inside(text: str) -> str:
     """The scheme of the one reader that can use what lies at a path."""
-    path = Path(text).expanduser()
-    if not path.exists() and not is_pattern(text):
+    bare, _ = cut_options(text)
+    path = Path(bare).expanduser()
+    if not path.exists() and not is_pattern(bare):
         hint = f"did you mean builtin:{text}?" if text in BUILTINS else f"expected a path, or one of {_known()}"
         raise CorpusNotFound(f"no such file or folder: {text}; {hint}")
     fitting = [scheme for scheme, reader in CORPORA.items() if reader.fits(path)]
+    if "shards" in fitting:  # whatever else our own folder holds belongs to it: its manifests are Parquet files
+        return "shards"
     if len(fitting) > 1:
         spellings = " or ".join(f"{scheme}:{text}" for scheme in fitting)
         raise CorpusAmbiguous(f"more than one kind of corpus lies in {text}; say which: {spellings}")
     if not fitting:
         raise CorpusEmpty(
-            f"nothing usable in {text}: no image file, no .tar, no .parquet, no IDX images; expected one of {_known()}"
+            f"nothing usable in {text}: no image file, no .tar, no .parquet, no IDX, .mat, .npy or batch file; "
+            f"expected one of {_known()}"
         )
     return fitting[0]
 

@@ -1,13 +1,16 @@
 """Reader of Parquet files with encoded images, in the layout that Hugging Face datasets use.
 
 Images are a struct column with a `bytes` field (`image`, or the only such column) or a binary column `image`; labels a
-column `label`, whose class names may stand in the `huggingface` footer key. Rows are read by range, a batch at a time.
+column `label`, whose class names may stand in the `huggingface` footer key. `?image=COLUMN&label=COLUMN` names others,
+also fields of structs (`?image=views.left.bytes`); `?label=` reads none. Rows are read by range, a batch at a time.
 Skipping rows inside a row group costs their decoding, so files with one giant row group read slowly.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cached_property, reduce
 from itertools import accumulate
+from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +23,13 @@ from curate.corpora.base import (
     Item,
     Part,
     SourceFile,
+    class_name,
     files_identity,
     find_files,
     is_container,
     is_pattern,
     part_name,
+    split_options,
 )
 from curate.errors import CorpusAmbiguous, CorpusDamaged, CorpusEmpty, UnknownCorpus
 
@@ -32,13 +37,14 @@ _IMAGE, _LABEL, _BYTES = "image", "label", "bytes"  # names in the Hugging Face 
 _BATCH = 256  # rows in memory at once: ~30 MB of ImageNet photographs
 _MIN_DIGITS = 8  # of the row number in a uri
 
+_Place = tuple[str, ...]  # a column, and the fields to go down from there
+
 
 class _Layout(NamedTuple):
     file: SourceFile
     rows: int
-    column: str  # the image column
-    is_struct: bool
-    has_label: bool
+    image: _Place
+    label: _Place | None
     names: tuple[str, ...] | None  # class names of integer labels
 
 
@@ -56,10 +62,10 @@ class ParquetCorpus:
 
     def __init__(self, name: str, path: str) -> None:
         self.name, self.spec = name, f"parquet:{path}"
-        self._layouts = {file.name: _layout(file) for file in find_files(path, ".parquet")}
-        if not any(layout.rows for layout in self._layouts.values()):
-            raise CorpusEmpty(f"corpus {name!r}: no row in {self.spec}")
-        self.classes = _classes(self.spec, [layout.names for layout in self._layouts.values()])
+        pattern, self._options = split_options("parquet", path, ("image", "label"))
+        self._files = find_files(pattern, ".parquet")
+        if not any(file.url for file in self._files):
+            _ = self.classes  # what is wrong with files that are here is told at once
 
     @staticmethod
     def fits(path: Path) -> bool:
@@ -69,8 +75,25 @@ class ParquetCorpus:
         return path.name.lower().endswith(".parquet") and (path.is_file() or is_pattern(str(path)))
 
     def identity(self) -> str:
-        """Over the files' relative names, sizes and times of change."""
-        return files_identity(self.scheme, (layout.file for layout in self._layouts.values()))
+        """Over the files' relative names, sizes and times of change, and the options."""
+        return files_identity(self.scheme, self._files, self._options)
+
+    @cached_property
+    def _layouts(self) -> dict[str, _Layout]:
+        layouts = {file.name: _layout(file, self._options) for file in self._files}
+        if not any(layout.rows for layout in layouts.values()):
+            raise CorpusEmpty(f"corpus {self.name!r}: no row in {self.spec}")
+        return layouts
+
+    @cached_property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the label column, where its footer states them."""
+        stated = {layout.names for layout in self._layouts.values()}
+        if len(stated) > 1:
+            raise CorpusAmbiguous(
+                f"the files of {self.spec} state different class names; read them as separate corpora"
+            )
+        return stated.pop()
 
     def parts(self) -> list[Part]:
         """Rows in file and row order, PART_SIZE a part; a part may cross files."""
@@ -98,33 +121,66 @@ class ParquetCorpus:
                 raise CorpusDamaged(_damage(layout.file, error)) from None
 
 
-def _layout(file: SourceFile) -> _Layout:
+def _layout(file: SourceFile, options: Mapping[str, str]) -> _Layout:
     try:
         with pq.ParquetFile(file.path) as parquet:
             schema, rows = parquet.schema_arrow, parquet.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
         raise CorpusDamaged(_damage(file, error)) from None
-    column, is_struct = _image_column(file, schema)
-    names = _class_names(schema.metadata or {})
-    return _Layout(file, rows, column, is_struct, _LABEL in schema.names, names)
+    image = _named_images(file, schema, options[_IMAGE]) if _IMAGE in options else _images(file, schema)
+    label: _Place | None = (_LABEL,) if _LABEL in schema.names else None
+    if _LABEL in options:
+        label = _find(file, schema, options[_LABEL]) if options[_LABEL] else None
+    return _Layout(file, rows, image, label, _class_names(schema.metadata or {}, label) if label else None)
 
 
-def _image_column(file: SourceFile, schema: pa.Schema) -> tuple[str, bool]:
+def _images(file: SourceFile, schema: pa.Schema) -> _Place:
     structs = [field.name for field in schema if _holds_bytes(field.type)]
     if _IMAGE in structs:
-        return _IMAGE, True
+        return _IMAGE, _BYTES
     if _IMAGE in schema.names and _is_binary(schema.field(_IMAGE).type):
-        return _IMAGE, False
+        return (_IMAGE,)
     if len(structs) == 1:
-        return structs[0], True
+        return structs[0], _BYTES
     if structs:
         raise CorpusAmbiguous(
-            f"{file.path}: several columns hold image bytes ({', '.join(structs)}); name the wanted one {_IMAGE!r}"
+            f"{file.path}: several columns hold image bytes ({', '.join(structs)}); say which: ?image={structs[0]}"
         )
     raise UnknownCorpus(
         f"{file.path}: no column of encoded images among {', '.join(schema.names)}; "
-        f"expected {_IMAGE!r} as struct<bytes, path> or binary"
+        f"expected {_IMAGE!r} as struct<bytes, path> or binary, or ?image=COLUMN"
     )
+
+
+def _named_images(file: SourceFile, schema: pa.Schema, name: str) -> _Place:
+    place = _find(file, schema, name)
+    kind = _kind(schema, place)
+    if _holds_bytes(kind):
+        return *place, _BYTES
+    if _is_binary(kind):
+        return place
+    raise UnknownCorpus(f"{file.path}: {name!r} is {kind}; expected a column of binary or struct<bytes, path>")
+
+
+def _find(file: SourceFile, schema: pa.Schema, name: str) -> _Place:
+    """The column of that name, else the field that a dotted name leads to."""
+    if name in schema.names:
+        return (name,)
+    place = tuple(name.split("."))
+    if _kind(schema, place) is None:
+        raise UnknownCorpus(f"{file.path}: no column {name!r}; expected one of {', '.join(schema.names)}")
+    return place
+
+
+def _kind(schema: pa.Schema, place: _Place) -> pa.DataType | None:
+    """The type at a place; None where there is none."""
+    fields: Any = schema
+    for name in place:
+        index = fields.get_field_index(name) if isinstance(fields, pa.Schema | pa.StructType) else -1
+        if index < 0:
+            return None
+        fields = fields.field(index).type
+    return fields
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
@@ -135,38 +191,36 @@ def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
-def _class_names(metadata: dict[bytes, bytes]) -> tuple[str, ...] | None:
-    """Names of the ClassLabel feature `label`, info.features.label.names in the `huggingface` key."""
+def _class_names(metadata: dict[bytes, bytes], label: _Place) -> tuple[str, ...] | None:
+    """Names of the labels' ClassLabel feature, such as info.features.label.names in the `huggingface` key."""
     try:
-        feature = json.loads(metadata[b"huggingface"])["info"]["features"][_LABEL]
+        feature = reduce(getitem, label, json.loads(metadata[b"huggingface"])["info"]["features"])
         return tuple(str(name) for name in feature["names"]) if feature["_type"] == "ClassLabel" else None
     except (KeyError, TypeError, ValueError):
         return None
-
-
-def _classes(spec: str, stated: list[tuple[str, ...] | None]) -> tuple[str, ...] | None:
-    if len(set(stated)) > 1:
-        raise CorpusAmbiguous(f"the files of {spec} state different class names; read them as separate corpora")
-    return stated[0]
 
 
 def _items(layout: _Layout, where: _Range) -> Iterator[Item]:
     digits = max(_MIN_DIGITS, len(str(layout.rows - 1)))
     row = where.start
     for batch in _batches(layout, where):
-        column = batch.column(layout.column)
-        images = pc.struct_field(column, _BYTES) if layout.is_struct else column
-        labels = batch.column(_LABEL).to_pylist() if layout.has_label else [None] * batch.num_rows
-        for data, value in zip(images.to_pylist(), labels, strict=True):
+        labels = _values(batch, layout.label) if layout.label else [None] * batch.num_rows
+        for data, value in zip(_values(batch, layout.image), labels, strict=True):
             uri = f"{layout.file.name}/{row:0{digits}d}"
             error = "no image bytes in the row" if data is None else None
-            yield Item(uri=uri, data=data, label=_label(value, layout.names), error=error)
+            yield Item(uri=uri, data=data, label=class_name(value, layout.names), error=error)
             row += 1
+
+
+def _values(batch: pa.RecordBatch, place: _Place) -> list[Any]:
+    column = batch.column(place[0])
+    values: list[Any] = (pc.struct_field(column, place[1:]) if place[1:] else column).to_pylist()
+    return values
 
 
 def _batches(layout: _Layout, where: _Range) -> Iterator[pa.RecordBatch]:
     """The rows of a range, and no others, in batches of at most _BATCH."""
-    columns = [f"{layout.column}.{_BYTES}" if layout.is_struct else layout.column]
+    columns = [".".join(place) for place in (layout.image, layout.label) if place]
     with pq.ParquetFile(layout.file.path) as parquet:
         ends, groups = 0, []
         position = where.stop  # of the first row that the wanted row groups hold
@@ -175,23 +229,13 @@ def _batches(layout: _Layout, where: _Range) -> Iterator[pa.RecordBatch]:
             if begins < where.stop and ends > where.start:
                 groups.append(group)
                 position = min(position, begins)
-        wanted = columns + [_LABEL] * layout.has_label
-        for batch in parquet.iter_batches(batch_size=_BATCH, row_groups=groups, columns=wanted):
+        for batch in parquet.iter_batches(batch_size=_BATCH, row_groups=groups, columns=columns):
             first, last = max(where.start - position, 0), min(where.stop - position, batch.num_rows)
             if first < last:
                 yield batch.slice(first, last - first)
             position += batch.num_rows
             if position >= where.stop:
                 return
-
-
-def _label(value: Any, names: tuple[str, ...] | None) -> str | None:
-    """The class's name where names are stated (an index outside them, such as -1, means unlabelled), else the value."""
-    if value is None:
-        return None
-    if names is not None and isinstance(value, int):
-        return names[value] if 0 <= value < len(names) else None
-    return str(value)
 
 
 def _damage(file: SourceFile, error: Exception) -> str:

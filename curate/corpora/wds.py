@@ -1,12 +1,15 @@
 """Reader of webdataset tars: samples are members that share a key, the path up to the first dot of the base name.
 
+`?image=EXT[,EXT]` says which members are the images, whatever they are called, and `?label=EXT` which is the label
+(`?label=`: none). Otherwise every member named like an image is one, and `.cls` or else `.json` is the label.
+
 Each tar is indexed once by its headers; members are then read by their offsets, so any part can be read alone. A tar
 that ends anywhere but at its end marker is refused: tarfile takes a damaged header for the end of the archive.
 """
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -23,18 +26,25 @@ from curate.corpora.base import (
     is_pattern,
     printable,
     split,
+    split_options,
 )
 from curate.errors import CorpusDamaged, CorpusEmpty, UnknownCorpus
 
 _END_MARKER = bytes(2 * tarfile.BLOCKSIZE)  # POSIX: two blocks of zeros
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _CHUNK = 1 << 20  # bytes read at once when only looking for zeros
+_NO_MEMBER = "the sample has no such member"
 
 
 class _Member(NamedTuple):
     offset: int  # bytes from the start of the tar to the content
     size: int  # bytes
     error: str | None
+
+
+class _Wanted(NamedTuple):
+    images: tuple[str, ...] | None  # extensions in lower case; None: those of images
+    labels: tuple[str, ...]  # the first that a sample has
 
 
 class _Sample(NamedTuple):
@@ -54,8 +64,10 @@ class WdsCorpus:
 
     def __init__(self, name: str, path: str) -> None:
         self.name, self.spec = name, f"wds:{path}"
-        self._files = find_files(path, ".tar")
-        self._tars = {file.name: file.path for file in self._files}
+        pattern, self._options = split_options("wds", path, ("image", "label"))
+        self._wanted = _wanted(self._options)
+        self._files = find_files(pattern, ".tar")
+        self._tars = {file.name: file for file in self._files}
 
     @staticmethod
     def fits(path: Path) -> bool:
@@ -65,14 +77,15 @@ class WdsCorpus:
         return path.name.lower().endswith(".tar") and (path.is_file() or is_pattern(str(path)))
 
     def identity(self) -> str:
-        """Over the tars' relative names, sizes and times of change."""
-        return files_identity(self.scheme, self._files)
+        """Over the tars' relative names, sizes and times of change, and the options."""
+        return files_identity(self.scheme, self._files, self._options)
 
     @cached_property
     def _samples(self) -> list[_Sample]:
-        samples = [sample for file in self._files for sample in sorted(_index(file))]
-        if not samples:
-            raise CorpusEmpty(f"corpus {self.name!r}: no image member (KEY.jpg, KEY.png, ...) in {self.spec}")
+        samples = [sample for file in self._files for sample in sorted(_index(file, self._wanted))]
+        if all(sample.image.error == _NO_MEMBER for sample in samples):
+            examples = ", ".join(f"KEY.{extension}" for extension in self._wanted.images or ("jpg", "png", "..."))
+            raise CorpusEmpty(f"corpus {self.name!r}: no image member ({examples}) in {self.spec}")
         return samples
 
     def parts(self) -> list[Part]:
@@ -80,12 +93,12 @@ class WdsCorpus:
         return split(self._samples)
 
     def read(self, part: Part) -> Iterator[Item]:
-        """The image members' bytes, labels from `.cls` (text) or else `.json` ("label" or "cls")."""
+        """The image members' bytes; labels are a member's text or, if it ends in json, its "label" or "cls"."""
         with ExitStack() as stack:
             opened: dict[str, BinaryIO] = {}
             for sample in part.where:
                 if sample.tar not in opened:
-                    opened[sample.tar] = stack.enter_context(self._tars[sample.tar].open("rb"))
+                    opened[sample.tar] = stack.enter_context(self._tars[sample.tar].path.open("rb"))
                 yield _item(sample, opened[sample.tar])
 
 
@@ -121,7 +134,15 @@ def _label(content: bytes, is_json: bool) -> str | None:
     return str(value) if isinstance(value, str | int) else None
 
 
-def _index(file: SourceFile) -> Iterator[_Sample]:
+def _wanted(options: Mapping[str, str]) -> _Wanted:
+    images = tuple(dict.fromkeys(options["image"].lower().split(","))) if "image" in options else None
+    labels = tuple(options["label"].lower().split()) if "label" in options else ("cls", "json")
+    if "" in (images or ()):
+        raise UnknownCorpus("wds: image= names no extension; expected e.g. image=jpg or image=left.png,right.png")
+    return _Wanted(images, labels)
+
+
+def _index(file: SourceFile, wanted: _Wanted) -> Iterator[_Sample]:
     """Samples of one tar, in its own order. A member whose extension its sample already has begins a new sample."""
     samples: list[tuple[str, dict[str, tuple[str, _Member]]]] = []
     by_key: dict[str, dict[str, tuple[str, _Member]]] = {}
@@ -136,14 +157,23 @@ def _index(file: SourceFile) -> Iterator[_Sample]:
             samples.append((key, by_key[key]))
         by_key[key][extension] = (name, member)
     seen: dict[str, int] = {}
-    for _, members in samples:
-        label = next((extension for extension in ("cls", "json") if extension in members), None)
-        for extension in sorted(members):  # a sample of several images, such as a stereo pair, gives them all
-            name, image = members[extension]
-            if is_image(name):
-                seen[name] = seen.get(name, 0) + 1
-                uri = f"{file.name}/{printable(name)}" + (f"#{seen[name]}" if seen[name] > 1 else "")
-                yield _Sample(uri, file.name, image, members[label][1] if label else None, label == "json")
+    for key, members in samples:
+        label = next((extension for extension in wanted.labels if extension in members), None)
+        for name, image in _images(key, members, wanted.images):
+            seen[name] = seen.get(name, 0) + 1
+            uri = f"{file.name}/{printable(name)}" + (f"#{seen[name]}" if seen[name] > 1 else "")
+            is_json = label is not None and label.endswith("json")
+            yield _Sample(uri, file.name, image, members[label][1] if label is not None else None, is_json)
+
+
+def _images(
+    key: str, members: dict[str, tuple[str, _Member]], wanted: tuple[str, ...] | None
+) -> list[tuple[str, _Member]]:
+    """The images of a sample, all of them: it may be a stereo pair. One that lacks those wanted is not passed over."""
+    if wanted is None:
+        return [members[extension] for extension in sorted(members) if is_image(members[extension][0])]
+    found = [members[extension] for extension in wanted if extension in members]
+    return found or [(f"{key}.{wanted[0]}", _Member(0, 0, _NO_MEMBER))]
 
 
 def _members(file: SourceFile) -> Iterator[tuple[str, _Member]]:

@@ -119,7 +119,7 @@ def test_what_a_person_reads(curate: Terminal, teacher: tuple[str, ...]) -> None
     ]
     assert line.startswith("transfer-set: 20 images, id ")
     assert line.endswith("(decoded 23; teacher forwards 22; shards written 2)")
-    assert err == "--budget 50,000 is more than the 20 distinct usable images: all were taken\n"
+    assert err == "--budget 50,000 is more than the 20 images that could be chosen: all were taken\n"
 
 
 def test_another_budget_is_refused_and_replace_moves_the_old_set(curate: Terminal, teacher: tuple[str, ...]) -> None:
@@ -193,7 +193,7 @@ def test_too_many_damaged_is_exit_3_and_done_all_the_same(curate: Terminal, teac
     where = 'see which: manifests sql "SELECT corpus, uri, error FROM samples WHERE error IS NOT NULL" '
     code, out, err = curate("ingest", "--corpus", "f=../folder", "--size", SIDE)
     assert (code, err) == (3, f"{words}{where}.transferset\n")
-    assert out.splitlines()[1].split()[:4] == ["f", "10", "9", "10"]
+    assert out.splitlines()[1].split()[:5] == ["f", "10", "9", "0", "10"]
     code, out, err = curate("select", *teacher, "--corpus", "f=../folder", "--json", "--budget", 3)
     assert (code, err) == (3, f"{words}{where}transfer-set\n")
     assert json.loads(out)["counts"]["quarantined"] == 1
@@ -236,7 +236,7 @@ TAKEN = "choose another folder, or pass --replace to move the old one aside"
         ),
         (("--corpus", "b=../bad"), 'none of the 2 samples in b could be used; see why: manifests sql "SELECT uri, er'),
         ((*P, "--budget", "0"), "--budget is 0; expected at least 1 image"),
-        ((*P, "--mode", "entropy"), "unknown mode 'entropy'; known: entropy-topk, random"),
+        ((*P, "--mode", "entropy"), "unknown mode 'entropy'; known: entropy-topk, confidence-topk, "),
         ((*P, "--holdout", "1"), "--holdout is 1.0; expected a fraction from 0 to below 1"),
         ((*P, "--device", "tpu"), "unknown device 'tpu'; expected auto, cpu, cuda or cuda:N"),
         ((*P, "--dtype", "int8"), "unknown dtype 'int8'; expected auto, float32 or bfloat16"),

@@ -89,7 +89,10 @@ def test_a_name_from_the_working_folder(tmp_path: Path, monkeypatch: pytest.Monk
         ("x=no/*.tar", CorpusNotFound, r"no such file: no/\*.tar"),
         ("parquet:no.parquet", CorpusNotFound, r"no such file: no.parquet"),
         ("digits", CorpusNotFound, r"did you mean builtin:digits\?"),
-        ("x=s3://bucket/a.tar", UnknownCorpus, r"corpus scheme 's3'.*known: folder:, wds:, parquet:, idx:, builtin:"),
+        ("x=ftp:bucket/a.tar", UnknownCorpus, r"corpus scheme 'ftp'.*known: folder:, wds:, parquet:,.* builtin:"),
+        ("x=no-such://bucket/a.tar", UnknownCorpus, r"cannot open no-such://bucket/a.tar: Protocol not known: no-such"),
+        ("https://host/a.zip", UnknownCorpus, r"a.zip does not say what it is; expected \*-ubyte.gz, .* or .*wds:URL"),
+        ("wds:@no.txt", CorpusNotFound, r"no such list of files: no.txt"),
         ("my data=photos", UnknownCorpus, r"corpus name 'my data'.*letters, digits"),
         ("=photos", UnknownCorpus, r"corpus name ''"),
         ("x=", UnknownCorpus, r"empty corpus in 'x='.*NAME=SPEC"),
@@ -125,7 +128,7 @@ def test_two_kinds_in_one_folder_are_ambiguous(tmp_path: Path) -> None:
 def test_empty_places(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     for option, words in [
-        (str(tmp_path), "no image file, no .tar, no .parquet, no IDX images"),
+        (str(tmp_path), "no image file, no .tar, no .parquet, no IDX"),
         (str(tmp_path / "notes.txt"), "nothing usable"),
         (f"folder:{tmp_path}", "no image file"),
         (f"wds:{tmp_path}", r"no \*.tar file in the folder"),
@@ -387,7 +390,7 @@ def test_parquet_image_columns(tmp_path: Path, kind: pa.DataType) -> None:
             (b"z", None),
         ]
     both = {"left": nested, "right": nested}
-    with pytest.raises(CorpusAmbiguous, match=r"\(left, right\); name the wanted one 'image'"):
+    with pytest.raises(CorpusAmbiguous, match=r"\(left, right\); say which: \?image=left$"):
         open_corpus(write_parquet(tmp_path / "t.parquet", **both))
     items = items_of(write_parquet(tmp_path / "t.parquet", **both, image=nested))
     assert len(items) == 3

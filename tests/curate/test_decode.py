@@ -1,6 +1,7 @@
 """Decoding: every form a photograph comes in, the resize rule against a naive one, and anything that is no picture."""
 
-import struct
+import io
+import resource
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -12,6 +13,21 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from curate.decode import FORMATS, MAX_PIXELS, MIN_SIDE, Transform, Undecodable, decode, quiet
+from tests.curate.by_hand import (
+    GREY,
+    GREY_ALPHA,
+    RGBA,
+    adam7,
+    bombs,
+    chunk,
+    png,
+    png16,
+    png_that_declares,
+    tiff,
+    tiff16,
+    ycck,
+)
+from tests.curate.by_hand import RGB as TRUECOLOUR
 from tests.curate.make import encode, picture
 
 HEIGHT, WIDTH = 12, 16
@@ -21,7 +37,8 @@ RAMP = np.stack(np.broadcast_arrays(*np.ogrid[0:240:12j, 0:240:16j], 128), -1).a
     np.uint8
 )  # smooth: codecs keep it
 RGB = Image.fromarray(RAMP)
-UPRIGHT = {1: 0, 3: 2, 6: 3, 8: 1}  # EXIF orientation -> quarter turns (anticlockwise) that set it upright
+# EXIF orientation -> whether to mirror left and right first, and quarter turns (anticlockwise), to set it upright
+UPRIGHT = {1: (0, 0), 2: (1, 0), 3: (0, 2), 4: (1, 2), 5: (1, 1), 6: (0, 3), 7: (1, 3), 8: (0, 1)}
 ORIENTATION = 0x0112
 
 
@@ -40,16 +57,6 @@ def exif(orientation: int) -> Image.Exif:
     tags = Image.Exif()
     tags[ORIENTATION] = orientation
     return tags
-
-
-def png_that_declares(width: int, height: int) -> bytes:
-    """A PNG whose header is right and whose pixels are not there."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
 
 
 # ------------------------------------------------------------------------------------------------------ every format
@@ -85,12 +92,24 @@ def test_jpeg_of_every_kind(mode: str, options: dict[str, object]) -> None:
     assert mode != "L" or (pixels[0] == pixels[1]).all()
 
 
+def test_jpeg_of_ink_and_of_plain_rgb() -> None:
+    """CMYK as Photoshop writes it (inverted, the Adobe marker says so), YCCK, and RGB that is not luma and chroma."""
+    ink = encode(RGB.convert("CMYK"), "JPEG", quality=95, subsampling=0)
+    plain = encode(RGB, "JPEG", quality=95, subsampling=0, keep_rgb=True)
+    assert b"Adobe" in ink
+    assert ycck(RGB) != ink
+    assert b"\xff\xc0\x00\x11\x08\x00\x0c\x00\x10\x03R\x11\x00G\x11" in plain  # its components are called R, G, B
+    for data in (ink, ycck(RGB), plain):
+        assert np.abs(decode(data, SAME)[0].astype(int) - cropped(RAMP)).max() <= 8
+
+
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
-@pytest.mark.parametrize(("orientation", "turns"), UPRIGHT.items())
-def test_a_picture_is_turned_upright(form: str, orientation: int, turns: int) -> None:
+@pytest.mark.parametrize(("orientation", "steps"), UPRIGHT.items())
+def test_a_picture_is_turned_upright(form: str, orientation: int, steps: tuple[int, int]) -> None:
     options = {"quality": 95} if form == "JPEG" else {"lossless": True} if form == "WEBP" else {}
     pixels, width, height = decode(encode(RGB, form, exif=exif(orientation), **options), Transform(size=HEIGHT))
-    turned = np.rot90(RAMP, turns)
+    mirrored, turns = steps
+    turned = np.rot90(RAMP[:, ::-1] if mirrored else RAMP, turns)
     rows, columns = turned.shape[:2]
     assert (width, height) == (columns, rows)
     top, left = (rows - HEIGHT) // 2, (columns - HEIGHT) // 2
@@ -109,8 +128,69 @@ def test_sixteen_bits_keep_their_high_byte() -> None:
     deep = Image.fromarray(grey.astype(np.uint16) * 256 + 77)
     for form in ("PNG", "TIFF"):
         np.testing.assert_array_equal(decode(encode(deep, form), SAME)[0], wanted)
+    depth = np.stack([RAMP[..., n].astype(np.uint16) * 256 + 99 * n for n in range(3)], -1)
+    np.testing.assert_array_equal(decode(png16(depth, TRUECOLOUR), SAME)[0], cropped(RAMP))
+    np.testing.assert_array_equal(decode(tiff16(depth, 2), SAME)[0], cropped(RAMP))
+    ppm = f"P6 {WIDTH} {HEIGHT} 65535 ".encode() + (RAMP * np.uint16(257)).astype(">u2").tobytes()
+    np.testing.assert_array_equal(decode(ppm, SAME)[0], cropped(RAMP))
     pgm = f"P5 {WIDTH} {HEIGHT} 65535 ".encode() + (grey.astype(np.uint16) * 256).astype(">u2").tobytes()
     np.testing.assert_array_equal(decode(pgm, SAME)[0], wanted)
+
+
+def test_sixteen_bits_and_transparent() -> None:
+    """What is transparent is black; a grey image may name one grey of 65,536."""
+    clear = np.broadcast_to(np.arange(WIDTH) < 8, (HEIGHT, WIDTH))
+    deep, alpha = RAMP.astype(np.uint16) * 257, np.where(clear, 0, 65535).astype(np.uint16)
+    wanted = np.where(clear[..., None], 0, RAMP)
+    np.testing.assert_array_equal(decode(png16(np.dstack([deep, alpha]), RGBA), SAME)[0], cropped(wanted))
+    grey = np.repeat(wanted[..., :1], 3, 2)
+    np.testing.assert_array_equal(decode(png16(np.dstack([deep[..., 0], alpha]), GREY_ALPHA), SAME)[0], cropped(grey))
+    named = png16(deep[..., :1], GREY, extra=chunk(b"tRNS", deep[3, 7, 0].tobytes()[::-1]))
+    wanted = np.where(deep[..., :1] == deep[3, 7, 0], 0, RAMP[..., :1]).repeat(3, 2)
+    assert not wanted[3].any()
+    assert wanted[4].any()
+    np.testing.assert_array_equal(decode(named, SAME)[0], cropped(wanted))
+
+
+def test_tiff_of_ink_and_of_bits() -> None:
+    ink = RGB.convert("CMYK")
+    np.testing.assert_array_equal(decode(encode(ink, "TIFF"), SAME)[0], cropped(RAMP))
+    np.testing.assert_array_equal(decode(tiff16(np.asarray(ink) * np.uint16(257), 5), SAME)[0], cropped(RAMP))
+    bits = RAMP[..., 0] > 100
+    wanted = cropped(np.repeat(bits[..., None] * np.uint8(255), 3, 2))
+    for packing in ("raw", "group4", "packbits"):
+        np.testing.assert_array_equal(
+            decode(encode(Image.fromarray(bits), "TIFF", compression=packing), SAME)[0], wanted
+        )
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+@pytest.mark.parametrize("form", ["BMP", "TIFF", "PPM", "GIF", "PNG"])
+def test_every_depth_of_the_plain_formats(form: str, mode: str) -> None:
+    source = RGB.quantize(16) if mode == "P" else RGB.convert(mode)
+    if form == "PPM" and mode == "P":
+        source = source.convert("L")
+    if form == "GIF" and mode == "RGB":
+        source = source.quantize(200)
+    np.testing.assert_array_equal(decode(encode(source, form), SAME)[0], cropped(np.asarray(source.convert("RGB"))))
+
+
+def test_netpbm_in_letters_and_in_bytes() -> None:
+    letters = f"P3 # a comment\n{WIDTH} {HEIGHT}\n255\n{' '.join(map(str, RAMP.ravel().tolist()))}\n".encode()
+    np.testing.assert_array_equal(decode(letters, SAME)[0], cropped(RAMP))
+    grey = f"P2\n{WIDTH} {HEIGHT}\n255\n{' '.join(map(str, RAMP[..., 0].ravel().tolist()))}\n".encode()
+    np.testing.assert_array_equal(decode(grey, SAME)[0], cropped(RAMP[..., :1].repeat(3, 2)))
+
+
+def test_webp_with_and_without_loss() -> None:
+    clear = np.broadcast_to(np.arange(WIDTH) < 8, (HEIGHT, WIDTH))
+    layered = Image.fromarray(np.dstack([RAMP, np.where(clear, 0, 255).astype(np.uint8)]))
+    wanted = cropped(np.where(clear[..., None], 0, RAMP))
+    np.testing.assert_array_equal(decode(encode(layered, "WEBP", lossless=True), SAME)[0], wanted)
+    far = np.abs(np.arange(HEIGHT) + MIDDLE.start - 7.5) > 2  # px of the edge: chroma is halved
+    for image, hoped in ((RGB, cropped(RAMP)), (layered, wanted)):
+        pixels = decode(encode(image, "WEBP", quality=100), SAME)[0].astype(int)
+        assert np.abs(pixels - hoped)[:, :, far].max() <= 12
 
 
 def test_one_bit_palettes_and_interlace() -> None:
@@ -120,22 +200,6 @@ def test_one_bit_palettes_and_interlace() -> None:
     palette = RGB.quantize(16)
     np.testing.assert_array_equal(decode(encode(palette), SAME)[0], cropped(np.asarray(palette.convert("RGB"))))
     np.testing.assert_array_equal(decode(adam7(RAMP), SAME)[0], cropped(RAMP))
-
-
-def adam7(image_HWC: NDArray[np.uint8]) -> bytes:
-    """An interlaced PNG, which Pillow reads but does not write."""
-    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
-    lines = b"".join(
-        b"\0" + row.tobytes() for top, left, down, across in passes for row in image_HWC[top::down, left::across]
-    )
-    plain = encode(image_HWC)
-    header = bytearray(plain[16:29])
-    header[12] = 1  # interlace method
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    return plain[:8] + chunk(b"IHDR", bytes(header)) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB", "L"])
@@ -161,8 +225,11 @@ def test_what_is_transparent_is_black(mode: str) -> None:
 
 def test_a_film_is_its_first_frame() -> None:
     frames = [Image.new("L", (WIDTH, HEIGHT), grey) for grey in (40, 200)]
-    for form in ("GIF", "TIFF", "PNG"):
-        data = encode(frames[0], form, save_all=True, append_images=frames[1:])
+    for form in ("GIF", "TIFF", "PNG", "WEBP"):
+        more = {"lossless": True} if form == "WEBP" else {}
+        data = encode(frames[0], form, save_all=True, append_images=frames[1:], **more)
+        with Image.open(io.BytesIO(data)) as film:
+            assert film.n_frames == 2  # type: ignore[attr-defined]  # of those formats alone
         assert np.unique(decode(data, SAME)[0]).tolist() == [40], form
     stereo = encode(frames[0].convert("RGB"), "MPO", save_all=True, append_images=[frames[1].convert("RGB")])
     assert np.abs(decode(stereo, SAME)[0].astype(int) - 40).max() <= 1
@@ -174,43 +241,6 @@ def test_arrays_are_pictures_too() -> None:
     np.testing.assert_array_equal(grey, cropped(np.repeat(RAMP[..., :1], 3, axis=2)))
     assert (width, height) == (WIDTH, HEIGHT)
     np.testing.assert_array_equal(decode(RAMP[:, ::-1], SAME)[0], cropped(RAMP[:, ::-1]))  # not contiguous
-
-
-# ------------------------------------------------------------------------------------------------------- resize rule
-
-
-def naive(image_HWC: NDArray[np.uint8], size: int) -> NDArray[np.float64]:
-    """Centre square, then each output pixel a triangle-weighted mean over its support, straight from the definition."""
-    height, width = image_HWC.shape[:2]
-    side = min(height, width)
-    rows, columns = (weights(length, size, side) for length in (height, width))
-    return np.asarray(np.einsum("yh,xw,hwc->cyx", rows, columns, image_HWC.astype(np.float64)))
-
-
-def weights(length: int, size: int, side: int) -> NDArray[np.float64]:
-    """(size, length): how much of each source pixel lies in each output pixel."""
-    start, scale = (length - side) / 2, side / size
-    support = max(scale, 1.0)
-    table = np.zeros((size, length))
-    for i in range(size):
-        centre = start + (i + 0.5) * scale
-        for j in range(length):
-            if int(centre - support + 0.5) <= j < int(centre + support + 0.5):
-                table[i, j] = max(0.0, 1 - abs(j + 0.5 - centre) / support)
-    return np.asarray(table / table.sum(1, keepdims=True))
-
-
-@pytest.mark.parametrize(
-    ("height", "width"), [(8, 8), (16, 16), (11, 11), (24, 37), (37, 24), (5, 9), (9, 200), (33, 8)]
-)
-def test_resize_is_the_rule_that_manifests_record(height: int, width: int) -> None:
-    image = picture(7, height=height, width=width)
-    transform = Transform(size=8)
-    pixels, *size = decode(encode(image), transform)
-    assert (pixels.shape, size) == ((3, 8, 8), [width, height])
-    assert np.abs(pixels - naive(image, 8)).max() <= 1.01  # Pillow rounds once a direction
-    assert transform.spec == "rgb; short side to 8 px (Pillow bilinear, antialiased); centre crop 8x8"
-    assert pixels.flags.c_contiguous
 
 
 # ----------------------------------------------------------------------------------------------------- no picture
@@ -238,6 +268,53 @@ def test_what_is_no_picture_is_refused_in_a_line(data: bytes, status: str, words
         decode(data, SAME)
     assert refusal.value.status == status
     assert len(str(refusal.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(("form", "data"), bombs().items(), ids=str)
+def test_a_small_file_that_declares_a_huge_picture(form: str, data: bytes) -> None:
+    assert len(data) < 2048
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(Undecodable, match="more than 89,478,485 px declared") as refusal:
+        decode(data, SAME)
+    assert refusal.value.status == "too_large"
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10  # KiB; its pixels take 10 GB and more
+
+
+@pytest.mark.parametrize(
+    ("part", "late"),
+    [(b"zTXtk\0\0", False), (b"zTXtk\0\0", True), (b"iTXtk\0\1\0\0\0", False), (b"iCCPk\0\0", False)],
+    ids=["text", "text after the pixels", "international text", "colour profile"],
+)
+def test_a_chunk_that_unpacks_to_a_thousand_times_its_size(part: bytes, late: bool) -> None:
+    bomb = chunk(part[:4], part[4:] + zlib.compress(bytes(64 << 20), 9))
+    plain = encode(RAMP)
+    where = len(plain) - 12 if late else 33  # before IEND, or after IHDR
+    data = plain[:where] + bomb + plain[where:]
+    assert len(data) < 100_000
+    with pytest.raises(Undecodable, match=r"too large for PngImagePlugin\.MAX_TEXT_CHUNK") as refusal:
+        decode(data, SAME)
+    assert refusal.value.status == "decode_error"
+
+
+def test_more_pixels_than_declared_are_not_unpacked() -> None:
+    line = b"\0" + bytes([7] * 3 * WIDTH)
+    longer = png(WIDTH, HEIGHT, depth=8, colour=TRUECOLOUR, lines=line * (HEIGHT + 1_000_000))
+    assert (decode(longer, SAME)[0] == 7).all()
+    tile = {256: 16, 257: 16, 258: 8, 259: 8, 262: 1, 277: 1, 322: 65_536, 323: 65_536, 325: 9}
+    with pytest.raises(Undecodable, match="decoder error"):  # a tile of 4 GB for a picture of 16 px
+        decode(tiff(tile, zlib.compress(bytes(99))), SAME)
+
+
+def test_the_name_is_not_asked() -> None:
+    """A file is what its bytes say; formats that Pillow would hand to other programs are not opened."""
+    for form in FORMATS:
+        assert decode(encode(RGB.convert("P"), form) if form == "GIF" else encode(RGB, form), SAME)[1:] == (
+            WIDTH,
+            HEIGHT,
+        )
+    for foreign in ("PDF", "EPS", "ICO", "TGA", "PCX"):
+        with pytest.raises(Undecodable, match="not an image of a known format"):
+            decode(encode(RGB, foreign), SAME)
 
 
 def test_a_bomb_is_refused_before_its_pixels_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,8 @@ import curate as room
 from curate.corpora import Corpus, open_corpus
 from curate.errors import CorpusUnusable
 from curate.previews import write_previews
-from curate.run import Curated, curate
-from curate.selection import Choice
+from curate.choice import Choice
+from curate.run import Curated, Sources, curate
 from manifests.errors import OutputConflict
 from manifests.read import read_manifest
 from manifests.schema import SAMPLES, SCORES, SELECTION
@@ -42,7 +42,7 @@ def corpora(tmp_path: Path) -> list[Corpus]:
 def run(corpora: list[Corpus], root: Path, choice: Choice = CHOICE, **options: Any) -> tuple[Curated, Toy]:
     teacher = options.pop("teacher", None) or Toy()
     work, out = options.pop("work", root / "work"), options.pop("out", root / "out")
-    return curate(corpora, teacher, choice, work=work, out=out, **options), teacher
+    return curate(Sources(corpora=corpora), teacher, choice, work=work, out=out, **options), teacher
 
 
 def test_the_set_holds_what_the_rule_chose(corpora: list[Corpus], tmp_path: Path) -> None:

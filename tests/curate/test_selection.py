@@ -10,7 +10,8 @@ from curate.corpora import open_corpus
 from curate.errors import CorpusUnusable, CurateError, UnknownMode
 from curate.ingest import ingest
 from curate.score import score
-from curate.selection import COUNTS, Choice, make_plan, select
+from curate.choice import Choice
+from curate.selection import COUNTS, Judged, make_plan, select
 from manifests.commit import Ledger
 from manifests.keys import content_key
 from manifests.read import read_manifest, read_provenance
@@ -42,15 +43,15 @@ def stores_of(root: Path) -> dict[str, ShardFolder]:
 
 def run(root: Path, choice: Choice, teacher: Toy | None = None) -> SelectionFolder:
     judge, stores = teacher or Toy(), stores_of(root)
-    scores = {name: score(store, judge, work=root) for name, store in stores.items()}
+    judged = [Judged(store=store, scores=score(store, judge, work=root)) for store in stores.values()]
     plan = make_plan(choice, stores, judge, device="cpu")
-    return select(choice, stores, scores, judge, plan=plan, work=root)
+    return select(choice, judged, judge, plan=plan, work=root)
 
 
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"mode": "entropy"}, UnknownMode, "unknown mode 'entropy'; known: entropy-topk, random"),
+        ({"mode": "entropy"}, UnknownMode, "unknown mode 'entropy'; known: entropy-topk, confidence-topk, "),
         ({"budget": 0}, CurateError, "--budget is 0; expected at least 1 image"),
         ({"budget": -3}, CurateError, "--budget is -3; expected at least 1 image"),
         ({"holdout": 1.0}, CurateError, r"--holdout is 1.0; expected a fraction from 0 to below 1"),
@@ -150,8 +151,8 @@ def test_a_teacher_without_one_finite_answer(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "one", {"white.png": WHITE})
     store = ingest(open_corpus(f"one={root}"), size=SIZE, work=tmp_path).store
     teacher, choice = Toy(), Choice()
-    scores = {"one": score(store, teacher, work=tmp_path)}
+    judged = [Judged(store=store, scores=score(store, teacher, work=tmp_path))]
     plan = make_plan(choice, {"one": store}, teacher, device="cpu")
     words = f"teacher {teacher.name} has no finite answer to any of the 1 usable images; its weights or its normaliser"
     with pytest.raises(CorpusUnusable, match=words):
-        select(choice, {"one": store}, scores, teacher, plan=plan, work=tmp_path)
+        select(choice, judged, teacher, plan=plan, work=tmp_path)

@@ -122,7 +122,7 @@ def test_parquet_comes_back(manifests: Manifests, store: Path, tmp_path: Path) -
     assert (manifests.code, manifests.out, manifests.err) == (0, "", f"100 rows written to {path}\n")
     table = pq.read_table(path)
     assert table["key"].to_pylist() == [f"{i:032x}" for i in reversed(range(100))]
-    assert [str(t) for t in table.schema.types] == ["string", "int32", *["float"] * 5, "string"]
+    assert [str(t) for t in table.schema.types] == ["string", "int32", "float", "float", "float", "float", "string"]
     assert [p.name for p in path.parent.iterdir()] == ["result.parquet"]
 
 
@@ -327,6 +327,8 @@ def test_a_narrow_terminal_gets_a_value_a_line(store: Path) -> None:
 
 # -- console.run ------------------------------------------------------------------------------------------------------
 
+NO_SPACE = "No space left on device; make room, then run the same command again: what was committed is kept"
+
 
 def run_raising(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[Any, str]:
     app = console.new_app("An app.")
@@ -346,9 +348,12 @@ def run_raising(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tup
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), "a file cannot be read or written: No space left on device"),
+        (OSError(errno.ENOSPC, "No space left on device"), f"a file cannot be read or written: {NO_SPACE}"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), "/x cannot be read or written: Permission denied"),
         (OSError(errno.EROFS, "Read-only file system", "/x"), "/x cannot be read or written: Read-only file system"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/proc/x"), "/proc/x cannot be read or written: No such file"),
+        (OSError(errno.EIO, "Input/output error"), "a file cannot be read or written: Input/output error"),
+        (OSError(errno.ELOOP, "Too many links", "/x"), "/x cannot be read or written: Too many links"),
     ],
 )
 def test_what_a_disk_refuses_is_told_in_words(capsys: pytest.CaptureFixture[str], error: OSError, words: str) -> None:
@@ -361,9 +366,7 @@ def test_ctrl_c_is_exit_code_130(capsys: pytest.CaptureFixture[str]) -> None:
     assert err == "app: interrupted; what was committed is kept, run the same command again to go on\n"
 
 
-@pytest.mark.parametrize(
-    "error", [FileNotFoundError(errno.ENOENT, "absent", "x"), OSError("of Pillow's"), KeyError("x")]
-)
+@pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "absent"), OSError("of Pillow's"), KeyError("x")])
 def test_a_bug_keeps_its_traceback(capsys: pytest.CaptureFixture[str], error: Exception) -> None:
     with pytest.raises(type(error)):
         run_raising(error, capsys)

@@ -1,0 +1,1 @@
+"""Procedural renders, one family a file: what `synthetic:` draws."""
