@@ -77,6 +77,7 @@ def greedy_approach(
     *,
     groups_N: NDArray[np.integer[Any]] | None = None,
     room_G: NDArray[np.integer[Any]] | None = None,
+    covered_by_MD: NDArray[Any] | None = None,
     threads: int | None = None,
     advance: Advance = nothing,
 ) -> Cover:
@@ -86,7 +87,8 @@ def greedy_approach(
     index); the first serves the reference point farthest from the reference's mean. A reference point whose nearest
     candidate is taken is at its floor and asks for nothing more. When all are, h can fall no further, and the rest
     goes to the points nearest to the reference, by distance, then index. With ``room_G`` (`greedy_cover`) the nearest
-    is sought among groups with room. ``radius`` is h(reference, chosen) after each step. Raises `CurateError` for an
+    is sought among groups with room; ``covered_by_MD`` counts as chosen already. ``radius`` is h(reference, chosen)
+    after each step. Raises `CurateError` for an
     empty reference.
     """
     if not len(reference_MD):
@@ -94,7 +96,8 @@ def greedy_approach(
     room = _Room(len(points_ND), count, groups_N, room_G)
     if not room.left:
         return Cover(chosen=np.empty(0, np.int64), radius=np.empty(0))
-    (reference_ME, points_NE), step = place(reference_MD, points_ND)
+    start_MD = points_ND[:0] if covered_by_MD is None else covered_by_MD
+    (reference_ME, points_NE, start_ME), step = place(reference_MD, points_ND, start_MD)
 
     def best_open(rows: Indices) -> tuple[Indices, NDArray[np.float64]]:
         open_ = np.flatnonzero(room.open_N())
@@ -105,13 +108,15 @@ def greedy_approach(
         return answer, np.einsum("re,re->r", apart_RE, apart_RE)
 
     gaps = Gaps(reference_ME, threads=threads)
+    gaps.serve(start_ME)
     search = _Search(gaps, points_NE, best_open, room)
     search.run(advance)
     if room.left:
         rest = np.flatnonzero(room.open_N() & ~room.taken_N)
         far = nearest(points_ND[rest], reference_MD, threads=threads).distance_N
         search.finish(rest[np.argsort(far, kind="stable")], advance)
-    exact = nearest(reference_MD[gaps.worst()], points_ND[search.chosen], threads=threads).distance_N.max()
+    serving_KD = np.concatenate([start_MD, points_ND[search.chosen]])
+    exact = nearest(reference_MD[gaps.worst()], serving_KD, threads=threads).distance_N.max()
     return search.cover(step, exact)
 
 

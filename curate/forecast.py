@@ -18,9 +18,11 @@ from curate.score import place_of_scores
 from curate.selection import make_plan, place_of_selection
 from manifests.commit import Ledger, check_claim
 from manifests.errors import OutputConflict
+from manifests.provenance import fingerprint
 from shards.index import ShardFolder, open_folder
 
 REUSE, MAKE, GO_ON = "there, reused", "to be made", "begun, goes on"
+UNKNOWN = "there: goes on if it is of the same plan, else refused"
 MEGA = 1e6
 SAMPLE, SCORE, DECISION = 64, 40, 26  # bytes of a row on disk, about: keys and hashes hardly compress
 FLOAT = 4  # bytes of a number in a vector
@@ -57,7 +59,9 @@ def forecast(
     selecting = _step("select", choice.mode, MAKE, images)
     packing = _step("pack", str(out), MAKE, min(choice.budget, images))
     known = [store for store in stores if store]
-    if len(known) == len(stores):
+    if len(known) < len(stores):
+        packing["state"] = UNKNOWN if out.exists() else MAKE
+    else:
         first, second = len(sources.corpora), len(sources.corpora) + len(sources.reference)
         named = {str(store.document["corpus"]): store for store in known[:first]}
         sides = {"reference": known[first:second], "excluded": known[second:]}
@@ -87,8 +91,8 @@ def _ingest(corpus: Corpus, transform: Transform, *, work: Path) -> tuple[dict[s
     return step | {"reads_MB": None if size is None else round(size / MEGA, 1)}, None
 
 
-def _state(folder: Path, fingerprint: str, unit: str) -> str:
-    if Ledger(folder).done(unit, fingerprint):
+def _state(folder: Path, print_: str, unit: str) -> str:
+    if Ledger(folder).done(unit, print_):
         return REUSE
     return GO_ON if (folder / "commits").exists() else MAKE
 
@@ -98,9 +102,7 @@ def _state_of_out(out: Path, plan: Mapping[str, Any]) -> str:
         check_claim(out, plan=plan)
     except OutputConflict as conflict:
         return f"refused: {conflict}"
-    if Ledger(out).read("transfer-set"):
-        return REUSE
-    return GO_ON if (out / "commits").exists() else MAKE
+    return _state(out, fingerprint({"plan": plan}), "transfer-set")
 
 
 def _source_bytes(corpus: Corpus) -> int | None:

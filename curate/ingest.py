@@ -21,7 +21,7 @@ from curate.catalogue import UNREADABLE, Catalogue, Decoded, decode_item
 from curate.corpora.base import Corpus, Item, Part
 from curate.decode import Transform, quiet
 from curate.errors import CorpusDamaged, CorpusEmpty
-from manifests.commit import Ledger, Record, exclusive
+from manifests.commit import Ledger, Record, exclusive, naming
 from manifests.progress import Advance, Progress, silent
 from manifests.provenance import Provenance, fingerprint
 from manifests.read import read_manifest
@@ -187,13 +187,14 @@ class _Job:
         for part in parts:
             chunk: list[Item] = []
             count = size = 0
-            for item in self._corpus.read(part):
-                chunk.append(item)
-                count += 1
-                size += len(item.data) if isinstance(item.data, bytes) else 0
-                if len(chunk) == CHUNK or size >= CHUNK_BYTES:
-                    yield chunk
-                    chunk, size = [], 0
+            with naming(self._corpus.spec):
+                for item in self._corpus.read(part):
+                    chunk.append(item)
+                    count += 1
+                    size += len(item.data) if isinstance(item.data, bytes) else 0
+                    if len(chunk) == CHUNK or size >= CHUNK_BYTES:
+                        yield chunk
+                        chunk, size = [], 0
             yield chunk
             if count != part.count:
                 raise CorpusDamaged(

@@ -99,7 +99,9 @@ def curate(
         judged.append(Judged(store=store, scores=scores))
     chosen_from, reference_judged, excluded_judged = _parts(judged, sources)
     sides = Sides(reference=reference_judged, excluded=excluded_judged)
-    selection = select(choice, chosen_from, teacher, plan=plan, work=work, sides=sides, threads=threads)
+    selection = select(
+        choice, chosen_from, teacher, plan=plan, work=work, sides=sides, threads=threads, progress=progress
+    )
     with progress("pack", selection.document["counts"]["selected"]) as advance:
         packed = pack(selection, stores, out, replace=replace, advance=advance)
     return Curated(

@@ -17,6 +17,7 @@ from curate.select.decide import Decided, decide
 from curate.select.filters import drop_excluded, drop_near_duplicates, measure
 from curate.select.pool import VECTOR_TABLES, Points, Pool, Scored, open_pool
 from manifests.commit import FileFacts, Ledger, check_file, exclusive
+from manifests.progress import Progress, silent
 from manifests.provenance import Provenance, fingerprint
 from manifests.read import read_manifest
 from manifests.schema import SAMPLES, SCORES
@@ -100,6 +101,7 @@ def select(
     work: Path,
     sides: Sides | None = None,
     threads: int | None = None,
+    progress: Progress = silent,
 ) -> SelectionFolder:
     """Write the selection of ``plan`` below ``work``, or take the one that is there.
 
@@ -126,6 +128,7 @@ def select(
             spill=work,
             reference=_points(sides.reference, choice, work=work) if sides.reference else None,
             threads=threads,
+            progress=progress,
         ) as pool,
     ):
         filters = _filter(pool, choice, sides, work=work)

@@ -83,7 +83,7 @@ def _dataset(paths: Sequence[Path], folder: Path) -> pads.Dataset:
         try:
             schemas.append(_lists_of_any_length(fragment.physical_schema))
         except (pa.ArrowException, OSError) as error:
-            raise IntegrityError(f"{path} is damaged or no Parquet file: {_words(error)}") from error
+            raise IntegrityError(f"{path} is damaged or no Parquet file: {error_words(error)}") from error
         if origin is not None:
             schemas.append(pa.schema([("folder", pa.string())]))
         fragments.append(fragment)
@@ -124,7 +124,7 @@ def _only_select(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Stat
     try:
         statements = connection.extract_statements(sql)
     except duckdb.Error as error:
-        raise QueryRefused(f"SQL not understood: {_words(error)}") from None
+        raise QueryRefused(f"SQL not understood: {error_words(error)}") from None
     if len(statements) != 1:
         raise QueryRefused(f"expected one SELECT statement, got {len(statements)} statements")
     kind = statements[0].type
@@ -186,13 +186,13 @@ def _check_readable(views: Mapping[str, Sequence[Path]]) -> None:
             for _ in pq.ParquetFile(path, page_checksum_verification=True).iter_batches():
                 pass
         except (pa.ArrowException, OSError) as error:
-            raise IntegrityError(f"{path} is damaged: {_words(error)}") from error
+            raise IntegrityError(f"{path} is damaged: {error_words(error)}") from error
 
 
 def _explain(error: Exception, views: Mapping[str, Sequence[Path]], folder: Path) -> str:
     if "Out of Memory Error" in str(error):
         return f"the query needs more memory than {LOCKED['memory_limit']}; narrow it, such as by fewer columns"
-    message, known = _words(error), ", ".join(sorted(views))
+    message, known = error_words(error), ", ".join(sorted(views))
     if isinstance(error, duckdb.PermissionException):
         return f"{message}; a query reads only the registered views ({known})"
     if "Table with name" not in message:
@@ -202,7 +202,7 @@ def _explain(error: Exception, views: Mapping[str, Sequence[Path]], folder: Path
     return f"{what}; views of {folder}: {known}"
 
 
-def _words(error: Exception) -> str:
+def error_words(error: Exception) -> str:
     """What an error says, in one line, without its kind and the line of SQL that it points at."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip(" ^") and not line.startswith("LINE")]
     return re.sub(r"^[A-Z]\w*( \w+)* Error: ", "", " ".join(lines[:2])) or type(error).__name__

@@ -35,9 +35,7 @@ def read_batches(folder: Path, table: Table, *, columns: list[str] | None = None
         yield from file.iter_batches(columns=columns)
 
 
-def read_rows(
-    folder: Path, table: Table, keys: NDArray[np.bytes_], *, columns: list[str] | None = None
-) -> pa.Table:
+def read_rows(folder: Path, table: Table, keys: NDArray[np.bytes_], *, columns: list[str] | None = None) -> pa.Table:
     """The rows of some ``keys``, which ascend, piece by piece; `IntegrityError` if one is not there."""
     found, taken = [], 0
     wanted = None if columns is None else [*dict.fromkeys(("key", *columns))]

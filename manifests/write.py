@@ -115,7 +115,9 @@ class ManifestWriter:
             return
         keys = rows["key"].combine_chunks()
         first, self._last, before = keys[0].as_py(), keys[-1].as_py(), self._last
-        if (before is not None and before > first) or not pc.all(pc.less_equal(keys[:-1], keys[1:]), min_count=0).as_py():
+        if (before is not None and before > first) or not pc.all(
+            pc.less_equal(keys[:-1], keys[1:]), min_count=0
+        ).as_py():
             raise SchemaMismatch(f"{self._what} are not in key order (near {first})")
 
 

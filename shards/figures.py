@@ -11,6 +11,7 @@ from shards.index import ShardFolder
 from shards.page import Figure, funnel, histogram, picture, table
 
 BINS = 40
+CLASSES_SHOWN = 20
 SELECTED_MOSAIC = "mosaics/selected.png"
 LEFT_OUT_MOSAIC = "mosaics/left-out.png"
 
@@ -43,7 +44,10 @@ def transfer_set_figures(folder: ShardFolder) -> Sequence[Figure]:
             "selection.parquet or samples.parquet.",
         ),
         _corpora(folder),
+        *_reasons(folder),
+        *_classes(folder),
         _entropy(folder),
+        *_distance(folder),
     ]
     for title, name in (("Selected", SELECTED_MOSAIC), ("Left out", LEFT_OUT_MOSAIC)):
         if (path := folder.path / name).exists():
@@ -58,6 +62,52 @@ def _corpora(folder: ShardFolder) -> Figure:
         for c in folder.document["corpora"]
     ]
     return table("Corpora", header, rows, caption="Duplicates are among those left out.")
+
+
+def _reasons(folder: ShardFolder) -> Sequence[Figure]:
+    """Why rows were kept and left out, if the selection says so."""
+    reasons = folder.document.get("reasons")
+    if not reasons:
+        return []
+    rows = [[reason, count] for reason, count in reasons.items()]
+    return [table("Reasons", ["reason", "images"], rows, caption="Of every scored image, as in selection.parquet.")]
+
+
+def _classes(folder: ShardFolder) -> Sequence[Figure]:
+    """How many images of each class the teacher sees in the set, most first; of many classes both ends."""
+    classes = sorted(folder.document["class_histogram"].items(), key=lambda item: -item[1])
+    if not classes:
+        return []
+    shown = (
+        classes if len(classes) <= CLASSES_SHOWN else [*classes[: CLASSES_SHOWN // 2], *classes[-CLASSES_SHOWN // 2 :]]
+    )
+    some = "" if shown == classes else f" {CLASSES_SHOWN} of {len(classes)} classes: the fullest and the emptiest."
+    rows = [[name, count] for name, count in shown]
+    return [table("Classes", ["class", "images"], rows, caption=f"By the teacher's argmax.{some}")]
+
+
+def _distance(folder: ShardFolder) -> Sequence[Figure]:
+    """Histogram of the distances to the nearest sample of the reference, if there was one."""
+    rows = read_manifest(folder.path, SELECTION, columns=["selected", "nn_dist"])
+    distance = rows["nn_dist"].to_numpy()
+    known = np.isfinite(distance)
+    if not known.any():
+        return []
+    selected = rows["selected"].to_numpy()
+    edges = np.linspace(0, max(float(distance[known].max()), 1e-9), BINS + 1)
+    series = {
+        name: np.histogram(distance[known & mask], edges)[0].tolist()
+        for name, mask in (("selected", selected), ("left out", ~selected))
+    }
+    return [
+        histogram(
+            "Distance to the reference",
+            edges.tolist(),
+            series,
+            x_label="Euclidean, to the nearest sample of the reference",
+            caption="Directed Hausdorff distances are the largest of these: SELECT max(nn_dist) FROM selection ...",
+        )
+    ]
 
 
 def _entropy(folder: ShardFolder) -> Figure:

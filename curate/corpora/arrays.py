@@ -5,6 +5,7 @@ row is read or another file's turn comes, so that a corpus of many files costs t
 """
 
 import contextlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -154,7 +155,8 @@ def the_only(scheme: str, files: Sequence[SourceFile], *, place: str, what: str)
         raise CorpusEmpty(f"no {what} in the folder {place}")
     if len(files) > 1:
         spellings = [f"{scheme}:{file.url or file.place}" for file in files]
-        more = " or ..." if len(files) > _SHOWN else f", or all by a pattern such as {scheme}:{place.rstrip('/')}/*"
+        pattern = f"{scheme}:{place.rstrip('/')}/*{files[0].place.suffix}"
+        more = " or ..." if len(files) > _SHOWN else f", or all by a pattern such as {pattern}"
         raise CorpusAmbiguous(
             f"{len(files)} files of images lie in {place}; say which: {' or '.join(spellings[:_SHOWN])}{more}"
         )
@@ -190,11 +192,24 @@ def telling(kind: str, file: SourceFile) -> Iterator[None]:
         yield
     except TransfersetError:
         raise
+    except OSError as error:
+        raise CorpusDamaged(f"cannot read {kind} {file.place}: {error.strerror or error}") from None
     except MemoryError:
-        raise CorpusDamaged(f"damaged {kind} {file.place}, or more than there is memory for; compare its size") from None
+        words = f"{kind} {file.place} says that it holds more than there is memory for; compare its size"
+        raise CorpusDamaged(words) from None
     except Exception as error:  # noqa: BLE001  # as said
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CorpusDamaged(f"damaged {kind} {file.place}: {reason}; fetch or write it again") from None
+
+
+@contextlib.contextmanager
+def opened(kind: str, file: SourceFile) -> Iterator[BinaryIO]:
+    """Open a file that is still the one that was found, and tell what is wrong with it as `telling` does."""
+    with telling(kind, file), file.path.open("rb") as stream:
+        stat = os.fstat(stream.fileno())
+        if file.url is None and (stat.st_size, stat.st_mtime_ns) != (file.size, file.stamp):
+            raise CorpusDamaged(f"{kind} {file.place} changed while it was read; run the same command again")
+        yield stream
 
 
 def check_labels(images: SourceFile, count: int, labels: SourceFile, found: int) -> None:

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.corpora import array_pickle
-from curate.corpora.arrays import ArrayCorpus, Rows, blocks, check_labels, is_folder, telling
+from curate.corpora.arrays import ArrayCorpus, Rows, blocks, check_labels, is_folder, opened, telling
 from curate.corpora.base import SourceFile, find_files, is_container, is_pattern
 from curate.corpora.numpy_files import npz_array, npz_headers
-from curate.errors import CorpusAmbiguous, CorpusDamaged, CorpusEmpty, UnknownCorpus
+from curate.errors import CorpusAmbiguous, CorpusEmpty, UnknownCorpus
 
 _KIND = "batch"
-_TRAIN = re.compile(r"(train_)?data_batch_\d+(\.npz)?|train")
+_TRAIN = re.compile(r"(train_)?data_batch_[\d*?{}\[\],.-]+?(\.npz)?|train")  # also a pattern of such names
 _TEST = re.compile(r"val_data(\.npz)?|test_batch|test")
 _BARE = ("train", "test")  # CIFAR-100's files: known as batches only beside `meta`
 _CIFAR10 = re.compile(r"data_batch_\d+|test_batch")
@@ -32,7 +32,7 @@ _ZIP = b"PK"  # first bytes of an .npz
 
 
 def is_batch(name: str) -> bool:
-    """Whether a file is named as a batch."""
+    """Whether a file, or a pattern of files, is named as batches are."""
     return name not in _BARE and (_TRAIN.fullmatch(name) or _TEST.fullmatch(name)) is not None
 
 
@@ -49,7 +49,7 @@ class BatchCorpus(ArrayCorpus):
             return any(map(is_batch, names)) or ("meta" in names and not names.isdisjoint(_BARE))
         if path.is_file():
             return is_batch(path.name) or (path.name in _BARE and path.with_name("meta").is_file())
-        return "data_batch_" in path.name and is_pattern(str(path))
+        return is_batch(path.name) and is_pattern(str(path))
 
     def _find(self, place: str) -> list[SourceFile]:
         files = find_files(place, "")
@@ -123,10 +123,7 @@ class _BatchRows(Rows):
 
     def read(self, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
         if self._held_ND is None:
-            found = npz_array(self.images, _DATA) if self._packed else _unpickle(self.images).get(_DATA)
-            if not isinstance(found, np.ndarray) or found.shape != self._shape or found.dtype != np.uint8:
-                raise CorpusDamaged(f"{self.images.place} changed while it was read; run the same command again")
-            self._held_ND = found
+            self._held_ND = npz_array(self.images, _DATA) if self._packed else _unpickle(self.images)[_DATA]
         held_ND, side = self._held_ND, self._side
         for first, last in blocks(start, stop, 3 * side * side):
             planes_NCHW = held_ND[first:last].reshape(-1, 3, side, side)
@@ -145,12 +142,12 @@ class _BatchRows(Rows):
 
 
 def _is_npz(file: SourceFile) -> bool:
-    with telling(_KIND, file), file.path.open("rb") as stream:
+    with opened(_KIND, file) as stream:
         return stream.read(len(_ZIP)) == _ZIP
 
 
 def _unpickle(file: SourceFile) -> Mapping[str, Any]:
-    with telling(_KIND, file), file.path.open("rb") as stream:
+    with opened(_KIND, file) as stream:
         try:
             found = array_pickle.load(stream)
         except array_pickle.Refused as refusal:

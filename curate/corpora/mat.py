@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.corpora.arrays import ArrayCorpus, Rows, blocks, check_labels, is_folder, telling, texts, the_only
+from curate.corpora.arrays import ArrayCorpus, Rows, blocks, check_labels, is_folder, opened, texts, the_only
 from curate.corpora.base import SourceFile, find_files, is_container, is_pattern
 from curate.corpora.mat5 import Variable, list_variables, read_variable
 from curate.errors import UnknownCorpus
@@ -45,7 +45,7 @@ class MatCorpus(ArrayCorpus):
         return the_only(self.scheme, find_files(place, _ENDING), place=place, what="*.mat file")
 
     def _open(self, file: SourceFile) -> Rows:
-        with telling(_KIND, file), file.path.open("rb") as stream:
+        with opened(_KIND, file) as stream:
             variables = list_variables(stream)
         images = _images(file, variables, self._options.get("images", "X"))
         labels = _labels(file, variables, self._options.get("labels"))
@@ -102,7 +102,7 @@ class _MatRows(Rows):
         self._held = None
 
     def _load(self, variable: Variable) -> NDArray[Any]:
-        with telling(_KIND, self.images), self.images.path.open("rb") as stream:
+        with opened(_KIND, self.images) as stream:
             values = read_variable(stream, variable)
             if variable is self._images and values.dtype != np.uint8:
                 raise ValueError(f"{variable.name} is {variable}, but its values lie there as {values.dtype}")

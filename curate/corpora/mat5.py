@@ -100,18 +100,16 @@ def read_variable(stream: BinaryIO, variable: Variable) -> NDArray[Any]:
     Raises ValueError, EOFError or zlib.error unless they are exactly what the header says.
     """
     order = _order(stream)
-    found, source = _describe(stream, order, variable.offset)
-    if found != variable:
-        raise ValueError("it changed while it was read")
+    _, source = _describe(stream, order, variable.offset)
     kind, size, inside = _tag(source, order)
     dtype = np.dtype(order + _TYPES[kind]) if kind in _TYPES else None
-    if dtype is None or size != prod(found.shape) * dtype.itemsize:
-        raise ValueError(f"{found.name} is {found}, but has {size:,} bytes of type {kind}")
+    if dtype is None or size != prod(variable.shape) * dtype.itemsize:
+        raise ValueError(f"{variable.name} is {variable}, but has {size:,} bytes of type {kind}")
     data = inside[:size] if inside is not None else read_bytes(source, size)
     if isinstance(source, _Packed):
         while source.read(_CHUNK):
             pass  # to the checksum
-    return np.frombuffer(data, dtype).reshape(found.shape, order="F")
+    return np.frombuffer(data, dtype).reshape(variable.shape, order="F")
 
 
 def _order(stream: BinaryIO) -> str:

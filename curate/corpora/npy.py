@@ -10,25 +10,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from math import prod
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.corpora.arrays import (
-    ArrayCorpus,
-    Rows,
-    blocks,
-    check_labels,
-    is_folder,
-    texts,
-    the_only,
-)
+from curate.corpora.arrays import ArrayCorpus, Rows, blocks, check_labels, is_folder, texts, the_only
 from curate.corpora.base import SourceFile, find_files, is_container, is_pattern
 from curate.corpora.batches import is_batch
 from curate.corpora.numpy_files import Header, npy_header, npy_rows, npz_array, npz_headers
-from curate.errors import CorpusAmbiguous, CorpusDamaged, UnknownCorpus
+from curate.errors import CorpusAmbiguous, UnknownCorpus
 
 _ENDINGS = (".npy", ".npz")
 _IMAGES = ("images", "image", "x", "X", "data")  # chosen where several arrays could be the images
@@ -81,10 +73,11 @@ class NpyCorpus(ArrayCorpus):
 
     def _without_labels(self, files: Sequence[SourceFile]) -> list[SourceFile]:
         """Files but those that are the labels of another one."""
-        beside = {file.place.with_name(f"{name}.npy") for file in files for name in _label_names(file.place.stem)}
+        paths = {file.name: PurePosixPath(file.name) for file in files}
+        beside = {path.with_name(f"{name}.npy") for path in paths.values() for name in _label_names(path.stem)}
         if named := self._options.get("labels"):
-            beside |= {file.place.with_name(named) for file in files}
-        return [file for file in files if file.place not in beside]
+            beside |= {path.with_name(named) for path in paths.values()}
+        return [file for file in files if paths[file.name] not in beside]
 
     @cached_property
     def _beside(self) -> dict[str, SourceFile | None]:
@@ -160,8 +153,6 @@ class _NpzRows(Rows):
     def read(self, start: int, stop: int) -> Iterator[NDArray[np.uint8]]:
         if self._held is None:
             self._held = npz_array(self.images, self._key)
-            if self._held.shape != self._form.header.shape or self._held.dtype != np.uint8:
-                raise CorpusDamaged(f"{self.images.place} changed while it was read; run the same command again")
         held = self._held
         for first, last in blocks(start, stop, self._form.row_bytes):
             yield self._form.images(held[first:last])

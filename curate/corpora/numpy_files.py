@@ -12,8 +12,9 @@ from zipfile import ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.corpora.arrays import read_bytes, telling
+from curate.corpora.arrays import opened, read_bytes
 from curate.corpora.base import SourceFile
+from curate.errors import UnknownCorpus
 
 _KIND = "NumPy file"
 # Format 3.0 is for fields whose names are not ASCII, which no image has (numpy.lib.format, "Version numbering").
@@ -40,15 +41,15 @@ class Header(NamedTuple):
 
 def npy_header(file: SourceFile) -> Header:
     """The header of an `.npy` file; raises CorpusDamaged unless the file is exactly as long as it says."""
-    with telling(_KIND, file), file.path.open("rb") as stream:
+    with opened(_KIND, file) as stream:
         header = _read_header(stream)
         return _checked(header, stream.seek(0, 2))
 
 
 def npy_rows(file: SourceFile, header: Header, start: int, stop: int) -> NDArray[Any]:
-    """Rows of an `.npy` file in C order; raises CorpusDamaged if it has become shorter."""
+    """Rows of an `.npy` file in C order; raises CorpusDamaged if it has changed."""
     row = prod(header.shape[1:]) * header.dtype.itemsize
-    with telling(_KIND, file), file.path.open("rb") as stream:
+    with opened(_KIND, file) as stream:
         stream.seek(header.offset + start * row)
         data = read_bytes(stream, (stop - start) * row)
         return np.frombuffer(data, header.dtype).reshape(stop - start, *header.shape[1:])
@@ -56,7 +57,7 @@ def npy_rows(file: SourceFile, header: Header, start: int, stop: int) -> NDArray
 
 def npz_headers(file: SourceFile) -> dict[str, Header]:
     """The header of every array in an `.npz` file, by its name there; raises CorpusDamaged as `npy_header` does."""
-    with telling(_KIND, file), ZipFile(file.path) as archive:
+    with opened(_KIND, file) as packed, ZipFile(packed) as archive:
         headers = {}
         for info in archive.infolist():
             if info.filename.endswith(".npy"):
@@ -67,8 +68,10 @@ def npz_headers(file: SourceFile) -> dict[str, Header]:
 
 def npz_array(file: SourceFile, name: str) -> NDArray[Any]:
     """A whole array of an `.npz` file, whose checksum is compared."""
-    with telling(_KIND, file), ZipFile(file.path) as archive, archive.open(f"{name}.npy") as stream:
+    with opened(_KIND, file) as packed, ZipFile(packed) as archive, archive.open(f"{name}.npy") as stream:
         header = _read_header(stream)
+        if header.dtype.hasobject:
+            raise UnknownCorpus(f"{name!r} in {file.place} holds pickled objects, which are never loaded; save numbers")
         values = np.frombuffer(read_bytes(stream, header.size - header.offset), header.dtype)
         return values.reshape(header.shape, order="F" if header.fortran else "C")
 

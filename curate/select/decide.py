@@ -91,17 +91,23 @@ def decide(pool: Pool, picked: Picked, *, seed: int, holdout: float, folder: Pat
     query = _DECIDED.format(where=pool.where, outside=OUTSIDE, left=picked.left)
     reasons: Counter[str] = Counter()
     classes: Counter[int] = Counter()
-    with ExitStack() as stack, ThreadPoolExecutor(len(TABLES)) as threads:
+    rows = pool.count("samples")
+    with (
+        ExitStack() as stack,
+        ThreadPoolExecutor(len(TABLES)) as threads,
+        pool.progress("decide", rows, unit="rows") as advance,
+    ):
         writers = [stack.enter_context(manifest_writer(folder, t, provenance=provenance)) for t in TABLES]
         writing: list[Future[None]] = []
-        for first, end in pairwise(_edges(pool.count("samples"))):
+        for first, end in pairwise(_edges(rows)):
             part = _SLICE_RENAMED if renamed else _SLICE
             samples = _slice(pool, part, "samples", _SAMPLES_RENAMED if renamed else _SAMPLES, first=first, end=end)
             decided = _slice(pool, part, "scores", query, first=first, end=end)
             for written in writing:
                 written.result()
-            rows = (samples, decided, _with_nearest(decided))
-            writing = [threads.submit(writer.write, of) for writer, of in zip(writers, rows, strict=True)]
+            tables = (samples, decided, _with_nearest(decided))
+            writing = [threads.submit(writer.write, table) for writer, table in zip(writers, tables, strict=True)]
+            advance(len(samples))
             reasons.update(_counts(decided["reason"]))
             classes.update(_counts(decided["pred"].filter(decided["selected"])))
         for written in writing:

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from curate.choice import Choice
 from curate.distance import nearest
+from curate.errors import CurateError
 from curate.near import near, near_duplicates, spread
 from curate.select.pool import Points, Pool
 
@@ -14,10 +15,17 @@ EXCLUDED, NEAR = "excluded", "near duplicate"
 
 def measure(pool: Pool, *, on: str) -> None:
     """Note for every row with finite scores how far its vector lies from the pool's reference, and from which."""
-    if pool.reference is not None:
-        points = pool.points(on, "scores WHERE status = 'ok'")
-        found = nearest(points.rows_ND, pool.reference.rows_ND)
-        pool.note_nearest(points, found.distance_N, found.index_N)
+    if pool.reference is None:
+        return
+    if not len(pool.reference.keys):
+        raise CurateError("--reference: the teacher has a finite answer to none of its images; expected one at least")
+    points = pool.points(on, "scores WHERE status = 'ok'")
+    distance_N, index_N = np.empty(0), np.empty(0, np.int64)
+    if len(points.keys):
+        with pool.progress("distances to the reference", len(points.keys)) as advance:
+            found = nearest(points.rows_ND, pool.reference.rows_ND, threads=pool.threads, advance=advance)
+        distance_N, index_N = found.distance_N, found.index_N
+    pool.note_nearest(points, distance_N, index_N)
 
 
 def drop_excluded(pool: Pool, hashes: pa.ChunkedArray, given: Points, choice: Choice) -> dict[str, int]:
@@ -38,7 +46,11 @@ def drop_near_duplicates(pool: Pool, choice: Choice) -> int:
     if choice.near_duplicates is None:
         return 0
     points = pool.points(choice.on)
+    if not len(points.keys):
+        return 0
     order: NDArray[np.intp] = np.lexsort((points.keys, points.corpus_order))
     rows_ND = points.rows_ND[order]
-    found_N = near_duplicates(rows_ND, choice.near_duplicates * spread(rows_ND)) if len(order) else order
-    return pool.drop(points.table(order[found_N >= 0]), NEAR) if len(order) else 0
+    with pool.progress("near duplicates", len(order)) as advance:
+        within = choice.near_duplicates * spread(rows_ND)
+        found_N = near_duplicates(rows_ND, within, threads=pool.threads, advance=advance)
+    return pool.drop(points.table(order[found_N >= 0]), NEAR)

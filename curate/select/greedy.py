@@ -10,11 +10,12 @@ from curate.cover import Cover
 from curate.select.base import PICKED, Picked, Quota
 from curate.select.order import FLOOR, left_of
 from curate.select.pool import Points, Pool
+from manifests.progress import Advance
 
 Integers = NDArray[np.int64]
 Rows = NDArray[np.float32]
-Step = Callable[[int, Integers, Integers, Rows], Cover]
-"""count, group of each point, room of each group, vectors chosen before -> what is chosen next"""
+Step = Callable[[int, Integers, Integers, Rows, Advance], Cover]
+"""count, group of each point, room of each group, vectors chosen before, progress -> what is chosen next"""
 
 
 def pick_in_steps(pool: Pool, points: Points, quota: Quota, step: Step, *, kept: str, cut: str) -> Picked:
@@ -27,9 +28,10 @@ def pick_in_steps(pool: Pool, points: Points, quota: Quota, step: Step, *, kept:
         groups_N = points.corpus_order.copy()
         groups_N[chosen] = corpora  # a group of its own, without room: what was chosen before
         room_G = np.append(np.maximum(np.asarray(room) - taken, 0), 0)
-        count = min(quota.budget - len(chosen), int(room_G.sum()))
+        count = min(quota.budget - len(chosen), int(room_G.sum()), len(groups_N) - len(chosen))
         if count > 0:
-            more = step(count, groups_N, room_G, points.rows_ND[chosen])
+            with pool.progress("choose", count) as advance:
+                more = step(count, groups_N, room_G, points.rows_ND[chosen], advance)
             chosen, radius = np.concatenate([chosen, more.chosen]), more.radius
     reasons = [FLOOR] * assured + [kept] * (len(chosen) - assured)
     rows = points.table(chosen).append_column("rank", pa.array(range(1, len(chosen) + 1), pa.int64()))

@@ -10,6 +10,7 @@ from curate.select.base import Picked, Quota
 from curate.select.greedy import Integers, Rows, pick_in_steps
 from curate.select.order import refuse_foreign
 from curate.select.pool import Pool
+from manifests.progress import Advance
 
 
 class Hausdorff:
@@ -27,7 +28,7 @@ class Hausdorff:
             raise CurateError("--mode hausdorff needs what to come near to: --reference SPEC")
         reference, points = pool.reference, pool.points(choice.on)
 
-        def step(count: int, groups_N: Integers, room_G: Integers, before_CD: Rows) -> Cover:
+        def step(count: int, groups_N: Integers, room_G: Integers, before_CD: Rows, advance: Advance) -> Cover:
             return greedy_approach(
                 reference.rows_ND,
                 points.rows_ND,
@@ -35,6 +36,8 @@ class Hausdorff:
                 groups_N=groups_N,
                 room_G=room_G,
                 covered_by_MD=before_CD,
+                threads=pool.threads,
+                advance=advance,
             )
 
         return pick_in_steps(pool, points, quota, step, kept="nears reference", cut="not needed")

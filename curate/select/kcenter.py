@@ -11,6 +11,7 @@ from curate.select.base import Picked, Quota
 from curate.select.greedy import Integers, Rows, pick_in_steps
 from curate.select.order import refuse_foreign
 from curate.select.pool import Pool
+from manifests.progress import Advance
 
 
 class KCenter:
@@ -27,9 +28,17 @@ class KCenter:
         points = pool.points(choice.on)
         start_MD = pool.reference.rows_ND if pool.reference else points.rows_ND[:0]
 
-        def step(count: int, groups_N: Integers, room_G: Integers, before_CD: Rows) -> Cover:
+        def step(count: int, groups_N: Integers, room_G: Integers, before_CD: Rows, advance: Advance) -> Cover:
             covered_MD = np.concatenate([start_MD, before_CD])
-            return greedy_cover(points.rows_ND, count, groups_N=groups_N, room_G=room_G, covered_by_MD=covered_MD)
+            return greedy_cover(
+                points.rows_ND,
+                count,
+                groups_N=groups_N,
+                room_G=room_G,
+                covered_by_MD=covered_MD,
+                threads=pool.threads,
+                advance=advance,
+            )
 
         return pick_in_steps(pool, points, quota, step, kept="covers", cut="covered")
 

@@ -16,7 +16,7 @@ FLOOR = "corpus floor"
 HEAP = 1_000_000
 _BEST = "SELECT corpus_order, unnest(min({place}, {most})) AS spot FROM {rows} GROUP BY corpus_order"
 _BEST_OF_MANY = "(SELECT corpus_order, {place} AS spot FROM {rows} ORDER BY spot LIMIT {most})"
-_NONE = "SELECT corpus_order, {place} AS spot FROM {rows} LIMIT 0"
+_NONE = "(SELECT corpus_order, {place} AS spot FROM {rows} LIMIT 0)"
 _PICK = """
 WITH best AS ({best}),
 placed AS (

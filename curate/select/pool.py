@@ -18,6 +18,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curate.errors import CurateError
+from manifests.progress import Progress, silent
+from manifests.query import error_words
 from manifests.read import read_rows
 from manifests.schema import FEATURES, LOGITS, SAMPLES, SCORES
 from shards.layout import KEY_DTYPE
@@ -93,8 +95,11 @@ class Pool:
         *,
         class_names: Sequence[str],
         reference: Points | None = None,
+        threads: int | None = None,
+        progress: Progress = silent,
     ) -> None:
         self.connection, self._corpora = connection, corpora
+        self.threads, self.progress = threads, progress
         self.class_names = class_names
         """the teacher's classes, by number"""
         self.corpora = [corpus.name for corpus in corpora]
@@ -136,7 +141,7 @@ class Pool:
             self.where = f"CAST(({condition}) AS BOOLEAN)"
             self.run(f"SELECT bool_or({self.where}) FROM scores")  # of every row: a cast may fail at any of them
         except duckdb.Error as error:
-            raise CurateError(f"--where: {_words(error)}") from None
+            raise CurateError(f"--where: {error_words(error)}") from None
         self._look()
 
     def query_keys(self, sql: str) -> int:
@@ -149,7 +154,7 @@ class Pool:
         try:
             self.run(f"CREATE TABLE answer AS {sql}")
         except duckdb.Error as error:
-            raise CurateError(f"--sql: {_words(error)}") from None
+            raise CurateError(f"--sql: {error_words(error)}") from None
         finally:
             self.run("RESET threads")
         name, kind = self.connection.execute("DESCRIBE answer").fetchall()[0][:2]
@@ -179,7 +184,7 @@ class Pool:
                 )
             self.connection.execute(f"EXPLAIN {sql}").fetchall()
         except duckdb.Error as error:
-            raise CurateError(f"{option}: {_words(error)}") from None
+            raise CurateError(f"{option}: {error_words(error)}") from None
 
     def drop(self, rows: pa.Table, reason: str) -> int:
         """Drop rows (key, corpus_order) for a reason; how many."""
@@ -263,13 +268,21 @@ def open_pool(
     spill: Path,
     reference: Points | None = None,
     threads: int | None = None,
+    progress: Progress = silent,
 ) -> Iterator[Pool]:
     """A pool on a connection of its own; what does not fit into MEMORY lies in a folder below ``spill`` meanwhile."""
     spill.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="spill-", dir=spill) as folder:
         config = _CONFIG | {"temp_directory": folder} | ({"threads": threads} if threads else {})
         with contextlib.closing(duckdb.connect(config=config)) as connection:
-            yield Pool(connection, corpora, class_names=class_names, reference=reference)
+            yield Pool(
+                connection,
+                corpora,
+                class_names=class_names,
+                reference=reference,
+                threads=threads,
+                progress=progress,
+            )
 
 
 def _vectors(source: Path | pa.Table, kind: str, keys: NDArray[np.bytes_]) -> NDArray[np.float32]:
@@ -281,7 +294,3 @@ def _vectors(source: Path | pa.Table, kind: str, keys: NDArray[np.bytes_]) -> ND
     vectors = rows[kind].combine_chunks()
     found: NDArray[np.float32] = vectors.flatten().to_numpy().reshape(len(keys), vectors.type.list_size)
     return found
-
-
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split("\n\n")[0].split())

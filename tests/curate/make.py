@@ -183,6 +183,7 @@ def on_disk(corpus: Scored, folder: Path, *, row_group: int) -> Scored:
     folder.mkdir(parents=True)
 
     def write(name: str, rows: Path | pa.Table) -> Path:
+        rows = rows.replace_schema_metadata(Provenance(step="score").footer())
         pq.write_table(rows, folder / f"{name}.parquet", row_group_size=row_group, write_page_checksum=True)
         return folder / f"{name}.parquet"
 

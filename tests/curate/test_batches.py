@@ -179,7 +179,7 @@ class Trap:
 
 
 def test_a_malicious_batch_is_refused_and_nothing_runs(tmp_path: Path) -> None:
-    marker = tmp_path / "marker"
+    marker, path = tmp_path / "marker", tmp_path / "data_batch_1"
     objects = np.array([Trap(marker)] * COUNT, object)
     words = r"data_batch_1 was not loaded: it asks for '(posix|nt).system'; a pickled batch may hold arrays, lists and"
     for content in (
@@ -188,7 +188,7 @@ def test_a_malicious_batch_is_refused_and_nothing_runs(tmp_path: Path) -> None:
         BATCH | {"labels": objects},
         {"data": [Trap(marker)]},
     ):
-        path = write(tmp_path / "data_batch_1", content)
+        write(path, content)
         with pytest.raises(UnknownCorpus, match=words):
             items_of(path)
     write(path)
@@ -196,7 +196,7 @@ def test_a_malicious_batch_is_refused_and_nothing_runs(tmp_path: Path) -> None:
     with pytest.raises(UnknownCorpus, match=words.replace("data_batch_1", "batches.meta")):
         items_of(path)
     np.savez(tmp_path / "train_data_batch_1.npz", allow_pickle=True, data=ROWS, labels=objects)
-    with pytest.raises(CorpusDamaged, match="train_data_batch_1.npz"):
+    with pytest.raises(UnknownCorpus, match=r"'labels' in .*_1.npz holds pickled objects, which are never loaded"):
         items_of(tmp_path / "train_data_batch_1.npz")
     assert not marker.exists()
     path = write(path, [ROWS])
@@ -205,15 +205,16 @@ def test_a_malicious_batch_is_refused_and_nothing_runs(tmp_path: Path) -> None:
 
 
 def test_every_cut_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "data_batch_1"
     for protocol in (2, 5):
-        path = write(tmp_path / "data_batch_1", protocol=protocol)
+        write(path, protocol=protocol)
         whole = path.read_bytes()
         for cut in range(0, len(whole), 5):
             path.write_bytes(whole[:cut])
             with pytest.raises(CorpusDamaged, match=f"damaged batch {path}: .*; fetch or write it again"):
                 items_of(path)
         path.write_bytes(whole + b"more")
-        with pytest.raises(CorpusDamaged, match="damaged batch .*: there is more after its end"):
+        with pytest.raises(CorpusDamaged, match=f"damaged batch {path}: there is more after its end"):
             items_of(path)
     path.write_text("<html>not found</html>")
     with pytest.raises(CorpusDamaged, match=f"damaged batch {path}: .*; fetch or write it again"):
@@ -226,9 +227,6 @@ def test_a_batch_that_changes_after_it_was_opened(tmp_path: Path) -> None:
         (part,) = corpus.parts()
         path = write(tmp_path / name, {"data": ROWS[:3], "labels": LABELS[:3]})
         with pytest.raises(CorpusDamaged, match=f"{path} changed while it was read; run the same command again"):
-            list(corpus.read(part))
-        path.write_bytes(path.read_bytes()[:300])
-        with pytest.raises(CorpusDamaged, match=f"damaged (batch|NumPy file) {path}: "):
             list(corpus.read(part))
 
 

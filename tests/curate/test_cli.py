@@ -11,6 +11,8 @@ import torch
 
 import distill.cli
 from curate import cli, corpora
+from curate.options import MODES
+from curate.select import SELECTORS
 from distill.models import build
 from distill.models.store import store_dir
 from distill.models.teachers import save_classifier
@@ -295,3 +297,73 @@ def test_help_names_every_option(curate: Terminal, command: str) -> None:
     shown = {"--corpus", "--work", "--threads", "--json"}
     shown |= {"--mode", "--budget", "--out", "--replace"} if command == "select" else set()
     assert all(option in out for option in shown)
+
+
+# ------------------------------------------------------------------------------------------------ rules and their sides
+
+
+def test_a_query_is_a_rule(curate: Terminal, teacher: tuple[str, ...]) -> None:
+    sql = "SELECT key FROM scores WHERE corpus = 'p' ORDER BY entropy DESC, key LIMIT 4"
+    found = curate.json("select", *teacher, *CORPORA, "--sql", sql, "--max-bad", 0.1)
+    assert found["plan"]["mode"] == "sql"
+    assert found["reasons"] == {"not in query": 16, "in query": 4, "duplicate": 2}
+    assert {c["corpus"]: c["selected"] for c in found["corpora"]} == {"f": 0, "t": 0, "p": 4}
+
+
+def test_limits_a_reference_and_what_must_not_come_in(curate: Terminal, teacher: tuple[str, ...]) -> None:
+    sides = ("--reference", "ref=../x.parquet", "--exclude", "out=../x.parquet", "--cap", "f=2", "--floor", "t=3")
+    found = curate.json("select", *teacher, *CORPORA, *sides, "--budget", 6, "--mode", "hausdorff", "--max-bad", 0.1)
+    assert found["filters"] == {"excluded": {"equal_pixels": 6, "near": 0}}
+    assert {c["corpus"]: c["selected"] for c in found["corpora"]} == {"f": 2, "t": 4, "p": 0}
+    rows = read_manifest(Path("transfer-set"), SELECTION).to_pylist()
+    assert all(row["nn_dist"] is not None and row["nn_key"] for row in rows)
+    assert {row["nn_dist"] for row in rows if row["reason"] == "excluded"} == {0.0}
+    chosen = max(row["nn_dist"] for row in rows if row["selected"])
+    assert chosen > 0
+    page = (Path("transfer-set") / "report.html").read_text()
+    assert "Distance to the reference" in page
+    assert "corpus floor" in page
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--mode", "hausdorff"), "--mode is hausdorff; expected --reference SPEC beside it"),
+        (("--mode", "band"), "--mode band needs its band: --where"),
+        (("--mode", "sql"), "--mode sql needs its query: --sql"),
+        (("--mode", "random", "--sql", "SELECT key FROM scores"), "--sql belongs to --mode sql"),
+        (("--base-limit", 5), "--base-limit belongs to --mode balanced"),
+        (("--exclude-within", 0.1), "--exclude-within is 0.1; expected --exclude SPEC beside it"),
+        (("--cap", "x=3"), "--cap is x; expected a corpus among f, t, p"),
+        (("--cap", "f"), "--cap is 'f'; expected NAME=N, such as --cap places=20000"),
+        (("--floor", "f=3", "--floor", "f=4"), "--floor f is given twice"),
+        (("--floor", "f=3", "--cap", "f=2"), "--floor f is 3; expected no more than its --cap, 2"),
+        (("--where", "entropi > 1"), '--where: Referenced column "entropi" not found'),
+        (("--where", "true; DROP TABLE x"), "--where: "),
+        (("--resize", "squash"), "no resize rule is called 'squash'; expected one of antialias, box, plain, imagenet"),
+        (("--on", "pixels"), "--on is pixels; expected one of features, logits"),
+    ],
+)
+def test_options_that_do_not_fit(
+    curate: Terminal, teacher: tuple[str, ...], options: tuple[object, ...], words: str
+) -> None:
+    code, out, err = curate("select", *teacher, *CORPORA, *options)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert len(err.splitlines()) <= 2
+
+
+def test_the_modes_that_help_names_are_the_rules(curate: Terminal) -> None:
+    listed = curate.json("modes")
+    assert MODES.split(", ") == [row["mode"] for row in listed] == list(SELECTORS)
+    assert all(row["what"] and row["source"] for row in listed)
+
+
+def test_a_dry_run_makes_nothing(curate: Terminal, teacher: tuple[str, ...]) -> None:
+    steps = curate.json("select", *teacher, *CORPORA, "--dry-run")
+    assert [step["step"] for step in steps] == ["ingest"] * 3 + ["score"] * 3 + ["select", "pack"]
+    assert {step["state"] for step in steps} == {"to be made"}
+    assert not list(Path.cwd().iterdir())
+    code, out, _ = curate("select", *teacher, *CORPORA, "--dry-run")
+    assert code == 0
+    assert out.splitlines()[0].split("  ")[0] == "step"

@@ -1,9 +1,12 @@
 """Ingest: a row for every sample, pixels where the rows say, the same bytes whatever happened on the way."""
 
+import errno
 import io
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,9 @@ from PIL import Image
 from curate import ingest as ingest_module
 from curate.corpora import Corpus, open_corpus
 from curate.corpora import base as corpora_base
-from curate.errors import CorpusEmpty
-from curate.ingest import IngestResult, ingest
+from curate.corpora.base import Item, Part
+from curate.errors import CorpusDamaged, CorpusEmpty, CurateError
+from curate.ingest import IngestResult, in_order, ingest, unread
 from manifests.commit import exclusive
 from manifests.errors import Busy
 from manifests.keys import content_key, pixel_hash, unreadable_key
@@ -177,6 +181,125 @@ def test_a_part_without_a_single_picture(tmp_path: Path) -> None:
     assert verify(store.path).problems == ()
 
 
+def test_a_file_is_what_its_bytes_say(tmp_path: Path) -> None:
+    image = picture(0)
+    files = {"a.jpg": encode(image), "b.png": encode(image, "BMP"), "c.gif": b"not a picture", "d.tif": b"%PDF-1.4\n"}
+    rows = rows_of(run(write_folder(tmp_path / "in", files), tmp_path).store)
+    assert [row["status"] for row in rows] == ["ok", "duplicate", "decode_error", "decode_error"]
+    assert [row["error"] for row in rows[2:]] == ["not an image of a known format"] * 2
+
+
+def test_the_resize_rule_is_recorded_and_makes_another_store(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "in", {"a.png": encode(picture(0, height=20, width=33))})
+    stores = {rule: run(root, tmp_path, resize=rule).store for rule in ("antialias", "box", "plain", "imagenet")}
+    assert len({store.path for store in stores.values()}) == len({rows_of(s)[0]["pixel_hash"] for s in stores.values()})
+    assert len({store.document["transform"] for store in stores.values()}) == 4
+    assert run(root, tmp_path).store == stores["antialias"]  # the default
+    with pytest.raises(CurateError, match="no resize rule is called 'nearest'; expected one of antialias, box"):
+        run(root, tmp_path, resize="nearest")
+
+
+# ------------------------------------------------------------------------------------------------ what cannot be read
+
+
+class Moody:
+    """A corpus of which some samples cannot be read, some of the time."""
+
+    classes, builtin, name = None, False, "c"
+
+    def __init__(self, corpus: Corpus, *missing: str) -> None:
+        self._corpus, self.spec = corpus, corpus.spec
+        self.missing = missing
+
+    def identity(self) -> str:
+        return self._corpus.identity()
+
+    def parts(self) -> list[Part]:
+        return self._corpus.parts()
+
+    def read(self, part: Part) -> Iterator[Item]:
+        for item in self._corpus.read(part):
+            gone = item.uri in self.missing
+            yield Item(uri=item.uri, data=None, error="unreadable: I/O", unreadable=True) if gone else item
+
+
+def test_what_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
+    root = messy(tmp_path / "in")
+    whole = contents(run(root, tmp_path / "whole").store.path)
+    moody = Moody(open_corpus(f"c={root}"), "b/04.png", "c/09.png")
+    first = run(moody, tmp_path)
+    assert (first.decoded, first.unreadable) == (13, 2)
+    assert first.reasons == ("b/04.png: I/O", "c/09.png: I/O")
+    row = {row["uri"]: row for row in rows_of(first.store)}["b/04.png"]
+    assert (row["status"], row["error"]) == ("unreadable", "unreadable: I/O")
+    assert row["key"] == unreadable_key("c", "b/04.png")
+    assert first.store.document["statuses"]["unreadable"] == 2
+    left = contents(first.store.path)
+    again = run(moody, tmp_path)
+    assert (again.decoded, again.unreadable, again.reasons) == (0, 2, first.reasons)  # nothing has changed
+    assert contents(first.store.path) == left
+    moody.missing = ("c/09.png",)
+    some = run(moody, tmp_path)
+    assert (some.decoded, some.unreadable, some.reasons) == (9, 1, ("c/09.png: I/O",))  # all but the first part
+    moody.missing = ()
+    assert run(moody, tmp_path).decoded == 5
+    assert contents(first.store.path) == whole
+    last = run(moody, tmp_path)
+    assert (last.decoded, last.unreadable, last.reasons) == (0, 0, ())
+
+
+def test_what_can_no_longer_be_read_once_a_store_is_finished_is_not_asked_for(tmp_path: Path) -> None:
+    moody = Moody(open_corpus(f"c={messy(tmp_path / 'in')}"))
+    run(moody, tmp_path)
+    moody.missing = ("b/04.png",)
+    assert run(moody, tmp_path).unreadable == 0
+
+
+def test_what_a_person_is_told_of_the_unreadable(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "in", pictures(5))
+    missing: list[list[str]] = [[], ["001.png"], ["002.png", "003.png", "004.png", "000.png"]]
+    fine, bad, worse = (
+        run(Moody(open_corpus(f"c={root}"), *names), tmp_path / f"{number}") for number, names in enumerate(missing)
+    )
+    assert unread([fine]) is None
+    assert unread([fine, bad]) == (
+        "1 sample could not be read (first: 001.png: I/O); mend what is wrong and run the same command again"
+    )
+    assert str(unread([fine, worse, bad])).startswith("5 samples could not be read (first: 000.png: I/O); mend")
+    assert len(worse.reasons) == 3
+
+
+def test_a_part_that_is_shorter_than_it_said(tmp_path: Path) -> None:
+    """Its samples would be numbered wrongly, so it is refused; what came before is kept."""
+
+    class Shrinking(Moody):
+        def read(self, part: Part) -> Iterator[Item]:
+            items = list(super().read(part))
+            yield from items[:-1] if part.name == "part-000002" else items
+
+    root = messy(tmp_path / "in")
+    whole = contents(run(root, tmp_path / "whole").store.path)
+    words = r"corpus 'c' \(folder:.*in\) changed while it was read: 3 of 4 samples in part-000002; run the same command"
+    with pytest.raises(CorpusDamaged, match=words):
+        run(Shrinking(open_corpus(f"c={root}")), tmp_path)
+    after = run(root, tmp_path)
+    assert after.decoded == 5
+    assert contents(after.store.path) == whole
+
+
+def test_an_error_of_the_system_says_which_corpus_it_is_about(tmp_path: Path) -> None:
+    class Failing(Moody):
+        def read(self, part: Part) -> Iterator[Item]:
+            if part.name == "part-000001":
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(part)
+
+    root = messy(tmp_path / "in")
+    with pytest.raises(OSError, match="Input/output error: 'folder:.*in'"):
+        run(Failing(open_corpus(f"c={root}")), tmp_path)
+    assert run(root, tmp_path).decoded == 9
+
+
 # ------------------------------------------------------------------------------------------------------ the same bytes
 
 
@@ -185,6 +308,47 @@ def test_threads_and_folder_change_no_byte(tmp_path: Path) -> None:
     written = [contents(run(root, tmp_path / f"work{n}", threads=n).store.path) for n in (1, 2, 3)]
     assert written[0] == written[1] == written[2]
     assert sum(name.endswith(".tar") for name in written[0]) == 4
+
+
+@pytest.mark.parametrize(("number", "size"), [(1, 1 << 18), (32, 1), (3, 500)])
+def test_the_pieces_that_threads_get_change_no_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, size: int
+) -> None:
+    root = messy(tmp_path / "in")
+    whole = contents(run(root, tmp_path / "whole").store.path)
+    monkeypatch.setattr(ingest_module, "CHUNK", number)
+    monkeypatch.setattr(ingest_module, "CHUNK_BYTES", size)
+    assert contents(run(root, tmp_path).store.path) == whole
+
+
+def test_threads_give_their_results_in_order_and_are_not_far_ahead() -> None:
+    asked = []
+
+    def inputs() -> Iterator[int]:
+        for number in range(40):
+            asked.append(number)
+            yield number
+
+    def slow_at_first(number: int) -> int:
+        time.sleep(0.02 if number % 7 == 0 else 0)
+        return number
+
+    with ThreadPoolExecutor(4) as pool:
+        for number, found in enumerate(in_order(pool, slow_at_first, inputs(), ahead=5)):
+            assert found == number
+            assert len(asked) <= number + 6
+
+
+def test_an_error_of_the_inputs_comes_after_what_was_before_it() -> None:
+    def inputs() -> Iterator[int]:
+        yield from range(3)
+        raise KeyError("the fourth")
+
+    found = []
+    with ThreadPoolExecutor(2) as pool, pytest.raises(KeyError, match="the fourth"):
+        for square in in_order(pool, lambda n: n * n, inputs(), ahead=9):
+            found.append(square)  # noqa: PERF402
+    assert found == [0, 1, 4]
 
 
 def test_rerun_decodes_nothing_and_lists_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,8 @@ import pytest
 from numpy.typing import ArrayLike, NDArray
 
 from curate.corpora import Item, open_corpus
+from curate.corpora.base import find_files
+from curate.corpora.numpy_files import Header, npy_rows
 from curate.errors import CorpusAmbiguous, CorpusDamaged, CorpusEmpty, CorpusNotFound, CurateError, UnknownCorpus
 from curate.ingest import ingest
 from manifests.read import read_manifest
@@ -252,6 +254,17 @@ def test_which_file_is_meant(tmp_path: Path) -> None:
         open_corpus(f"npy:{tmp_path}/none")
 
 
+def test_files_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFERSET_CACHE", str(tmp_path / "cache"))
+    folder = save(tmp_path / "there" / "x.npy", RGB_NHWC).parent
+    save(folder / "y.npy", LABELS)
+    for option in (f"file://{folder}/x.npy", f"npy:file://{folder}/", f"npy:file://{folder}/*.npy"):
+        items = items_of(option)
+        assert np.array_equal(pixels(items), RGB_NHWC)
+        assert [item.label for item in items] == TEXTS
+    assert labels(f"file://{folder}/x.npy?labels=") == [None] * COUNT
+
+
 # -------------------------------------------------------------------------------------------------------- damage
 
 
@@ -319,12 +332,16 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
     assert next(items).uri == "a.npy/00004096"
     with path.open("r+b") as file:
         file.truncate(30_000_000)
-    with pytest.raises(CorpusDamaged, match=r"damaged NumPy file .*a.npy: it ends too early: .* of .* bytes; fetch"):
+    with pytest.raises(CorpusDamaged, match=f"NumPy file {path} changed while it was read; run the same command ag"):
         list(items)
+    (source,) = find_files(str(path), "")  # as it is between the look at its size and the read
+    header = Header((9000, 40, 40, 3), False, np.dtype("u1"), 128)
+    with pytest.raises(CorpusDamaged, match=f"damaged NumPy file {path}: it ends too early: .* of 4,800 bytes; fetch"):
+        npy_rows(source, header, 6249, 6250)
     path = savez(tmp_path / "b.npz", {"x": GREY_NHW})
     corpus = open_corpus(str(path))
     savez(path, {"x": GREY_NHW[:3]})
-    with pytest.raises(CorpusDamaged, match=r"b.npz changed while it was read; run the same command again"):
+    with pytest.raises(CorpusDamaged, match=f"NumPy file {path} changed while it was read; run the same command ag"):
         list(corpus.read(corpus.parts()[0]))
 
 
