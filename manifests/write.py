@@ -103,7 +103,7 @@ class ManifestWriter:
         self._parquet.close()
 
     def abandon(self) -> None:
-        """Let go of the file, which is about to be removed; else pyarrow would write the footer when it is collected."""
+        """Let go of the file, which is about to be removed; pyarrow would write its footer when collected."""
         self._parquet.is_open = False
 
     def _write_group(self, rows: pa.Table) -> None:
@@ -115,9 +115,8 @@ class ManifestWriter:
             return
         keys = rows["key"].combine_chunks()
         first, self._last, before = keys[0].as_py(), keys[-1].as_py(), self._last
-        if (before is not None and before > first) or not pc.all(
-            pc.less_equal(keys[:-1], keys[1:]), min_count=0
-        ).as_py():
+        ascending = pc.all(pc.less_equal(keys[:-1], keys[1:]), min_count=0).as_py()
+        if not ascending or (before is not None and before > first):
             raise SchemaMismatch(f"{self._what} are not in key order (near {first})")
 
 

@@ -169,8 +169,7 @@ def _place(selection: SelectionFolder, packing: _Packing, out: Path, *, provenan
 
 def _copy(selection: SelectionFolder, table: Table, out: Path) -> FileFacts:
     """The selection's own manifest, byte for byte."""
-    with atomic_file(out / table.file) as file:
-        with (selection.path / table.file).open("rb") as source:
-            shutil.copyfileobj(source, file)
+    with atomic_file(out / table.file) as file, (selection.path / table.file).open("rb") as source:
+        shutil.copyfileobj(source, file)
     rows = pq.read_metadata(out / table.file).num_rows
     return FileFacts(name=table.file, bytes=file.bytes, sha256=file.sha256, rows=rows)

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import curate as room
+from curate.choice import Choice
 from curate.corpora import Corpus, open_corpus
 from curate.errors import CorpusUnusable
 from curate.previews import write_previews
-from curate.choice import Choice
 from curate.run import Curated, Sources, curate
 from manifests.errors import OutputConflict
 from manifests.read import read_manifest

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
+from curate.choice import Choice
 from curate.corpora import open_corpus
 from curate.errors import CorpusUnusable, CurateError, UnknownMode
 from curate.ingest import ingest
 from curate.score import score
-from curate.choice import Choice
 from curate.selection import COUNTS, Judged, make_plan, select
 from manifests.commit import Ledger
 from manifests.keys import content_key
