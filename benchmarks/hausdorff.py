@@ -10,7 +10,7 @@ machine disturbs least. Vectors are of 128 numbers:
 - clustered: 100 clusters of deviation 1 around centres of deviation 3, both sets from the same
 - nothing to drop: every row of A has one neighbour in B far nearer than any other, at a distance that rises the nearer
   the row lies to the middle of B, so that no row can be told from the farthest before nearly all pairs are looked at
-  (left out for scipy, which would take minutes)
+  (without scipy, which would take the better part of a minute a turn)
 
 The claims: at most 0.15 of brute force and faster than scipy at 20,000 x 100,000 clustered, at most 1.5 of scipy's time
 at 5,000 x 20,000, and at most 1.3 of brute force where there is nothing to drop.

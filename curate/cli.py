@@ -163,7 +163,7 @@ def select(
     floor: Floor = None,
     near_duplicates: NearDuplicates = None,
     exclude: Exclude = None,
-    exclude_within: ExcludeWithin = 0.0,
+    exclude_within: ExcludeWithin = None,
     reference: Reference = None,
     on: On = "features",
     resize: Resize = None,

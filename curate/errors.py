@@ -10,7 +10,7 @@ CurateError            exit 2
 ├── CorpusUnreadable   exit 3   samples that could not be read this time; nothing is decided without them
 ├── UnknownMode        exit 2   a selection rule that does not exist
 ├── DistanceError      exit 2   vectors between which there is no distance
-└── CorpusDamaged      exit 4   a container (tar, Parquet, IDX, MATLAB, NumPy file, batch) that is broken: images may be missing
+└── CorpusDamaged      exit 4   a container (tar, Parquet, IDX, arrays) that is broken: images may be missing
 """
 
 from manifests.errors import TransfersetError

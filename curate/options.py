@@ -53,7 +53,8 @@ Exclude = Annotated[
     list[str] | None, typer.Option(help="SPEC of images that must not come in, such as the test set; repeat.")
 ]
 ExcludeWithin = Annotated[
-    float, typer.Option(help="Also drop what lies this near to an excluded image, as a fraction of their spread.")
+    float | None,
+    typer.Option(help="Of --exclude: also drop what lies this near, as a fraction of their spread. Default: 0.1."),
 ]
 Reference = Annotated[
     list[str] | None, typer.Option(help="SPEC that distances are measured to, as nn_dist and nn_key; repeat.")

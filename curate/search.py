@@ -8,7 +8,6 @@ in float64 from their differences. What comes out is therefore the same for any 
 order of work.
 """
 
-import functools
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import threadpool_limits
 
 Rows = NDArray[np.floating[Any]]
 Numbers = NDArray[np.float64]
@@ -56,24 +55,13 @@ class Search:
         """what distances are multiplied by, so that no square overflows: a power of two, which changes no digit"""
 
     def __enter__(self) -> Self:
-        self._limits = _blas().limit(limits=1, user_api="blas")  # the threads are ours, a product each
+        self._limits = threadpool_limits(limits=1, user_api="blas")  # the threads are ours, a product each
         self._pool = ThreadPoolExecutor(self._workers)
-        queries, width = len(self._queries), self._queries.shape[1] + 2
-        self.twin_N, distinct = self._twins()
-        """of a query that is in the base its first row there; -1 for others"""
-        self._order = distinct[np.random.default_rng(0).permutation(len(distinct))]
-        sample = self._base[np.sort(self._order[:SAMPLE])]
-        self._centre_D = np.multiply(sample, self.scale, dtype=np.float64).mean(axis=0)
-        size = len(self._order)
-        growing = [FIRST << n for n in range(size.bit_length()) if FIRST << n < min(size, CHUNK)]
-        self.edges = [0, *growing, *range(CHUNK, size, CHUNK), size]
-        """places in the order of search between which the chunks lie"""
-        self.chunks = len(self.edges) - 1
-        self._left_NK, self._right_MK = np.empty((queries, width), np.float32), np.empty((size, width), np.float32)
-        self.square_N, self._radius_C = np.empty(queries), np.empty(self.chunks)
-        """squared distances of the queries from the middle of the base"""
-        self._map(self._prepare_queries, _pieces(queries))
-        self._map(self._prepare_chunk, range(self.chunks))
+        try:
+            self._prepare()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -120,6 +108,24 @@ class Search:
         return list(self._pool.map(work, tasks))
 
     # ------------------------------------------------------------------------------------------------- preparation
+
+    def _prepare(self) -> None:
+        queries, width = len(self._queries), self._queries.shape[1] + 2
+        self.twin_N, distinct = self._twins()
+        """of a query that is in the base its first row there; -1 for others"""
+        self._order = distinct[np.random.default_rng(0).permutation(len(distinct))]
+        sample = self._base[np.sort(self._order[:SAMPLE])]
+        self._centre_D = np.multiply(sample, self.scale, dtype=np.float64).mean(axis=0)
+        size = len(self._order)
+        growing = [FIRST << n for n in range(size.bit_length()) if FIRST << n < min(size, CHUNK)]
+        self.edges = [0, *growing, *range(CHUNK, size, CHUNK), size]
+        """places in the order of search between which the chunks lie"""
+        self.chunks = len(self.edges) - 1
+        self._left_NK, self._right_MK = np.empty((queries, width), np.float32), np.empty((size, width), np.float32)
+        self.square_N, self._radius_C = np.empty(queries), np.empty(self.chunks)
+        """squared distances of the queries from the middle of the base"""
+        self._map(self._prepare_queries, _pieces(queries))
+        self._map(self._prepare_chunk, range(self.chunks))
 
     def _twins(self) -> tuple[Index, Index]:
         """Of each query the first row of the base that equals it, or -1; and the first of each kind of row there."""
@@ -270,8 +276,3 @@ def _none(count: int) -> Found:
 
 def _pieces(count: int, step: int = CHUNK) -> list[slice]:
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
-
-
-@functools.cache
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController()

@@ -68,7 +68,7 @@ def add(
     setting: Annotated[
         list[str] | None,
         typer.Option(
-            "--set", help="Another fact, KEY=VALUE: dataset=cifar10, test_accuracy=0.9, flip=false, resize=imagenet; repeat."
+            "--set", help="Another fact, KEY=VALUE: dataset=cifar10, test_accuracy=0.9, flip=false, resize=box; repeat."
         ),
     ] = None,
     json: Json = False,

@@ -78,7 +78,7 @@ class ManifestWriter:
             file,
             self._schema.with_metadata(provenance.footer()),
             compression="zstd",
-            use_dictionary=[f.name for f in self._schema if pa.types.is_dictionary(f.type)],  # the rest hardly repeats
+            use_dictionary=[f.name for f in self._schema if _repeats(f.type)],
             write_page_checksum=True,
         )
         self._waiting = self._plain.empty_table()
@@ -118,6 +118,11 @@ class ManifestWriter:
         ascending = pc.all(pc.less_equal(keys[:-1], keys[1:]), min_count=0).as_py()
         if not ascending or (before is not None and before > first):
             raise SchemaMismatch(f"{self._what} are not in key order (near {first})")
+
+
+def _repeats(kind: pa.DataType) -> bool:
+    """Whether values of a column come again and again: words and small numbers do, keys, hashes and scores do not."""
+    return bool(pa.types.is_dictionary(kind) or pa.types.is_integer(kind))
 
 
 def _fitted(rows: pa.Table, schema: pa.Schema, *, what: str) -> pa.Table:

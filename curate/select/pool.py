@@ -156,7 +156,7 @@ class Pool:
         except duckdb.Error as error:
             raise CurateError(f"--sql: {error_words(error)}") from None
         finally:
-            self.run("RESET threads")
+            self.run("RESET threads" if self.threads is None else f"SET threads = {self.threads}")
         name, kind = self.connection.execute("DESCRIBE answer").fetchall()[0][:2]
         first = '"' + name.replace('"', '""') + '"'
         nulls = self.count(f"answer WHERE {first} IS NULL")

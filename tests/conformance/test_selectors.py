@@ -1,6 +1,5 @@
 """Every selection rule goes through one suite: a decision and a reason for every row, in any order of reading."""
 
-import functools
 import hashlib
 import math
 import tempfile
@@ -21,11 +20,11 @@ from curate.choice import Choice
 from curate.select import SELECTORS
 from curate.select.base import CORPUS_FULL, Quota
 from curate.select.decide import OUTSIDE
-from curate.select.filters import EXCLUDED, NEAR, drop_excluded, drop_near_duplicates, measure
+from curate.select.filters import EXCLUDED, NEAR, drop_excluded, drop_near_duplicates
 from curate.select.order import FLOOR
-from curate.select.pool import Points, Pool, Scored, open_pool
+from curate.select.pool import Pool, Scored, open_pool
 from manifests.schema import SAMPLES, SCORES, SELECTION
-from tests.curate.make import Outcome, Sample, chosen, on_disk, scored
+from tests.curate.make import Outcome, Sample, chosen, on_disk, points, scored
 
 Row = dict[str, Any]
 
@@ -43,12 +42,6 @@ VIEWS = [  # logits: ties between images and between classes, a certain one, hug
     (INF, 0.0, 0.0),
     (0.0, 0.0, -INF),
 ]
-
-
-def points(rows: Sequence[Sequence[float]]) -> Points:
-    """Vectors of a reference or an excluded set."""
-    keys = np.array([f"{n:032x}" for n in range(len(rows))], "S32")
-    return Points(keys=keys, corpus_order=np.zeros(len(rows), np.int64), rows_ND=np.array(rows, np.float32))
 
 
 REFERENCE = points([(0, 0), (2, 1), (1, 5)])
@@ -99,6 +92,8 @@ WHERES: dict[str | None, Callable[[Row], bool]] = {
     "entropy >= 0.25": lambda row: row["entropy"] >= 0.25,
     "pred = 0 OR corpus = 'c1'": lambda row: row["pred"] == 0 or row["corpus"] == "c1",
 }
+
+VARIED = [Sample(picture=n, logits=VIEWS[n % 6]) for n in range(12)]
 
 modes = pytest.mark.parametrize("mode", OPTIONS)
 
@@ -325,6 +320,19 @@ def picks(found: list[Scored], choice: Choice, spill: Path, *, threads: int | No
         return SELECTORS[choice.mode].pick(pool, choice, Quota.of(choice, pool.corpora)).rows
 
 
+@pytest.mark.parametrize("mode", ORDERS)
+def test_orders_beyond_the_heap_are_sorted_to_the_same_end(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DuckDB's heap ends at a million rows; above it the whole order is sorted."""
+    found = [scored("c0", VARIED), scored("c1", [Sample(picture=30 + n, logits=VIEWS[n]) for n in range(6)])]
+    choice = asked(mode, budget=10, caps={"c0": 8}, floors={"c1": 4})
+    by_heap = picks(found, choice, tmp_path)
+    monkeypatch.setattr("curate.select.order.HEAP", 1)
+    assert picks(found, choice, tmp_path) == by_heap
+    assert by_heap.num_rows >= 8
+
+
 @pytest.mark.parametrize("mode", [mode for mode in OPTIONS if mode not in BY_CLASS])
 @given(data=st.data())
 @examples(3)
@@ -337,9 +345,6 @@ def test_a_larger_budget_keeps_what_a_smaller_one_kept(mode: str, data: st.DataO
         small, large = (picks(found, replace(choice, budget=n), Path(folder))["key"].to_pylist() for n in budgets)
     assert set(small) <= set(large)
     assert len(small) == len(set(small))
-
-
-VARIED = [Sample(picture=n, logits=VIEWS[n % 6]) for n in range(12)]
 
 
 @modes
@@ -368,7 +373,7 @@ def test_nothing_is_picked_where_nothing_can_be(mode: str) -> None:
         scored("c1", [Sample(picture=None, form=n) for n in range(2)]),
         scored("c2", [Sample(picture=n, logits=view) for n, view in enumerate(VIEWS[6:])]),
     ]
-    outcome = run(found, asked(mode, budget=6), reference=REFERENCE, prepare=functools.partial(measure, on="features"))
+    outcome = run(found, asked(mode, budget=6), reference=REFERENCE)
     assert outcome.selection["reason"].to_pylist() == ["nonfinite"] * 3
     assert outcome.samples.num_rows == 5
     assert outcome.picked.rows.num_rows == 0

@@ -23,6 +23,7 @@ from curate.score import score_columns
 from curate.select import SELECTORS
 from curate.select.base import Picked, Quota
 from curate.select.decide import decide
+from curate.select.filters import measure
 from curate.select.pool import Points, Pool, Scored, open_pool
 from manifests.keys import content_key
 from manifests.provenance import Provenance
@@ -178,6 +179,13 @@ def _vectors(name: str, rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(kept, schema)
 
 
+def points(rows: Sequence[Sequence[float]]) -> Points:
+    """Vectors (N, 2) of a set that is not chosen from; keys count from zero."""
+    keys = np.array([f"{n:032x}" for n in range(len(rows))], "S32")
+    rows_ND = np.array(rows, np.float32).reshape(-1, 2)
+    return Points(keys=keys, corpus_order=np.zeros(len(rows), np.int64), rows_ND=rows_ND)
+
+
 def on_disk(corpus: Scored, folder: Path, *, row_group: int) -> Scored:
     """The same corpus in Parquet files, of row groups of some size."""
     folder.mkdir(parents=True)
@@ -237,6 +245,7 @@ def chosen(
         with open_pool(
             corpora, class_names=classes, spill=folder / "spill", reference=reference, threads=threads
         ) as pool:
+            measure(pool, on=choice.on)
             if choice.where is not None:
                 pool.restrict(choice.where)
             if prepare is not None:

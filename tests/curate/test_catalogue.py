@@ -66,7 +66,8 @@ def test_the_same_pixels_in_other_bytes_are_duplicates() -> None:
 @pytest.mark.parametrize(
     ("sample", "key", "status", "error"),
     [
-        (item("x.png", None, error="unreadable: gone"), unreadable_key("c", "x.png"), "decode_error", "gone"),
+        (item("x.png", None, error="a link out"), unreadable_key("c", "x.png"), "decode_error", "a link out"),
+        (item("x.png", None, error="gone", unreadable=True), unreadable_key("c", "x.png"), "unreadable", "gone"),
         (item("x.png", b"text"), content_key(b"text"), "decode_error", "not an image"),
         (item("x.png", b""), content_key(b""), "decode_error", "empty file"),
         (item("x", np.zeros((2, 9), np.uint8)), content_key(np.zeros((2, 9), np.uint8)), "too_small", "9x2 px"),

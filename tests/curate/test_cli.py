@@ -311,7 +311,7 @@ def test_a_query_is_a_rule(curate: Terminal, teacher: tuple[str, ...]) -> None:
 
 
 def test_limits_a_reference_and_what_must_not_come_in(curate: Terminal, teacher: tuple[str, ...]) -> None:
-    sides = ("--reference", "ref=../x.parquet", "--exclude", "out=../x.parquet", "--cap", "f=2", "--floor", "t=3")
+    sides = ("--reference", "ref=../x.parquet", "--exclude", "out=../x.parquet", "--exclude-within", 0, "--cap", "f=2", "--floor", "t=3")
     found = curate.json("select", *teacher, *CORPORA, *sides, "--budget", 6, "--mode", "hausdorff", "--max-bad", 0.1)
     assert found["filters"] == {"excluded": {"equal_pixels": 6, "near": 0}}
     assert {c["corpus"]: c["selected"] for c in found["corpora"]} == {"f": 2, "t": 4, "p": 0}

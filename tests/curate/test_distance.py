@@ -206,7 +206,7 @@ def test_inputs_are_left_as_they_were() -> None:
     np.testing.assert_array_equal(b_MD, before[1])
 
 
-def test_threads_of_the_matrix_library_are_given_back() -> None:
+def test_threads_of_the_matrix_library_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     from threadpoolctl import threadpool_info
 
     def blas() -> list[int]:
@@ -214,6 +214,15 @@ def test_threads_of_the_matrix_library_are_given_back() -> None:
 
     before = blas()
     nearest(normal(10, 3), normal(20, 3))
+    assert blas() == before
+
+    def fail(self: search_module.Search) -> None:
+        assert set(blas()) == {1}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search_module.Search, "_twins", fail)
+    with pytest.raises(KeyboardInterrupt):
+        nearest(normal(10, 3), normal(20, 3))
     assert blas() == before
 
 

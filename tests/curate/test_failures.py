@@ -11,7 +11,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import torch
 
+from curate.corpora import open_corpus
 from distill.models import build
 from distill.models.teachers import save_classifier
 from manifests.commit import Ledger
@@ -321,15 +322,62 @@ def test_a_file_that_may_not_be_read(bench: Bench, whole: dict[str, bytes]) -> N
     closed.chmod(0)
     told = "1 sample could not be read (first: 012.png: Permission denied); mend what is wrong and run the same command"
     for _ in range(2):
-        done = bench.stage("ingest", before="without_privileges")
-        assert told in done.refused(code=3)
-    assert "unreadable" in done.out  # the table has a column
+        assert told in bench.stage("ingest", before="without_privileges").refused(code=3)
     for stage in ("score", "select"):
         assert told in bench.stage(stage, before="without_privileges").err
     bench.check()
     closed.chmod(0o600)
     bench.all()
     assert {n: data for n, data in contents(bench.disk).items() if n in whole} == whole
+
+
+def longer(file: Path) -> None:
+    file.write_bytes(file.read_bytes() * 2)
+
+
+def another_of_that_length(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[::-1])
+    os.utime(file, (1e9, 2e9))
+
+
+def a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (longer, "unreadable: changed since it was listed, then {size} bytes, now {double}"),
+        (another_of_that_length, "unreadable: changed since it was listed, then {size} bytes, now {size}"),
+        (Path.unlink, "unreadable: No such file or directory"),
+        (a_folder, "unreadable: Is a directory"),
+    ],
+)
+def test_a_file_is_as_it_was_listed_or_unreadable(tmp_path: Path, change: Callable[[Path], None], words: str) -> None:
+    corpus(tmp_path / "in")
+    before = open_corpus(f"c={tmp_path / 'in'}")
+    identity, size = before.identity(), (tmp_path / "in" / "003.png").stat().st_size
+    change(tmp_path / "in" / "003.png")
+    items = {item.uri: item for part in before.parts() for item in before.read(part)}
+    found = items.pop("003.png")
+    told = words.format(size=size, double=2 * size)
+    assert (found.data, found.error, found.unreadable) == (None, told, True)
+    assert not any(item.unreadable or item.error for item in items.values())
+    assert open_corpus(f"c={tmp_path / 'in'}").identity() != identity  # so that it is another store
+
+
+def test_links_that_lead_nowhere_may_lead_somewhere_later_and_links_out_never(tmp_path: Path) -> None:
+    corpus(tmp_path / "in")
+    for name, target in (("loop.png", "loop.png"), ("gone.png", "nowhere.png"), ("out.png", "../out.png"), ("d", "d")):
+        (tmp_path / "in" / name).symlink_to(target)
+    source = open_corpus(f"c={tmp_path / 'in'}")
+    odd = {item.uri: item for part in source.parts() for item in source.read(part) if item.error}
+    assert {uri: (item.error, item.unreadable) for uri, item in odd.items()} == {
+        "loop.png": ("unreadable: Too many levels of symbolic links", True),
+        "gone.png": ("unreadable: No such file or directory", True),
+        "out.png": ("a symbolic link out of the corpus, not followed", False),
+    }
 
 
 def shrink() -> None:

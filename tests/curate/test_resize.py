@@ -50,7 +50,7 @@ def areas(image_HWC: NDArray[np.uint8], size: int) -> NDArray[np.float64]:
     side = min(height, width)
     top, left, cell = (height - side) // 2, (width - side) // 2, side // size
     square = image_HWC[top : top + side, left : left + side].astype(float)
-    return square.reshape(size, cell, size, cell, 3).mean((1, 3)).transpose(2, 0, 1)
+    return np.asarray(square.reshape(size, cell, size, cell, 3).mean((1, 3)).transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (16, 40), (40, 16), (24, 24)])
