@@ -1,10 +1,11 @@
 """What a person asks of a selection: the rule, its budget, the filters before it. Validated before any work is done."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from curate.errors import CurateError, UnknownMode
 
+_MOST = 10**12  # images: more than there are, and sums of them stay integers everywhere
 VECTORS = ("features", "logits")
 EXCLUDE_WITHIN = 0.1
 """on CIFAR-10 this finds 96 % of copies of JPEG quality 90, and takes 0.03 % of other images for copies"""
@@ -46,8 +47,10 @@ class Choice:
         from curate.select import SELECTORS  # here: rules are told what was chosen
 
         _expect(self.budget >= 1, "--budget", self.budget, "at least 1 image")
+        _expect(self.budget <= _MOST, "--budget", self.budget, f"at most {_MOST:,} images")
         _expect(0 <= self.holdout < 1, "--holdout", self.holdout, "a fraction from 0 to below 1")
-        _expect(self.base_limit is None or self.base_limit >= 1, "--base-limit", self.base_limit, "at least 1 image")
+        limit = self.base_limit
+        _expect(limit is None or 1 <= limit <= _MOST, "--base-limit", limit, f"1 to {_MOST:,} images")
         _expect(self.on in VECTORS, "--on", self.on, f"one of {', '.join(VECTORS)}")
         near = self.near_duplicates
         _expect(near is None or 0 <= near < 1, "--near-duplicates", near, "a fraction from 0 to below 1")
@@ -55,7 +58,7 @@ class Choice:
         _expect(within is None or 0 <= within < 1, "--exclude-within", within, "a fraction from 0 to below 1")
         for option, limits in (("--cap", self.caps), ("--floor", self.floors)):
             for name, limit in limits.items():
-                _expect(limit >= 0, f"{option} {name}", limit, "a number of images, 0 or more")
+                _expect(0 <= limit <= _MOST, f"{option} {name}", limit, f"0 to {_MOST:,} images")
         for name in self.caps.keys() & self.floors.keys():
             limit = self.caps[name]
             _expect(
@@ -67,17 +70,23 @@ class Choice:
             raise UnknownMode(f"unknown mode {self.mode!r}; known: {', '.join(SELECTORS)}")
         SELECTORS[self.mode].check(self)
 
-    def check_sides(self, *, reference: bool, excluded: bool) -> None:
-        """Refuse options that mean nothing without a reference or an excluded set, and a rule that needs one."""
-        within = self.exclude_within
-        _expect(reference or self.mode != "hausdorff", "--mode", self.mode, "--reference SPEC beside it")
-        _expect(excluded or within is None, "--exclude-within", within, "--exclude SPEC beside it")
+    @property
+    def exclusion(self) -> float:
+        """The fraction that `exclude_within` means."""
+        return EXCLUDE_WITHIN if self.exclude_within is None else self.exclude_within
 
-    def check_corpora(self, names: list[str]) -> None:
-        """Refuse limits of corpora that are not there."""
+    def check_sides(self, corpora: Sequence[str], *, reference: bool, excluded: bool) -> None:
+        """Refuse options that mean nothing with these corpora, without a reference or without an excluded set."""
+        from curate.select import SELECTORS
+
         for option, limits in (("--cap", self.caps), ("--floor", self.floors)):
             for name in limits:
-                _expect(name in names, option, name, f"a corpus among {', '.join(names)}")
+                _expect(name in corpora, option, name, f"a corpus among {', '.join(corpora)}")
+        within, near = self.exclude_within, self.near_duplicates is not None
+        _expect(reference or self.mode != "hausdorff", "--mode", self.mode, "--reference SPEC beside it")
+        _expect(excluded or within is None, "--exclude-within", within, "--exclude SPEC beside it")
+        used = SELECTORS[self.mode].uses_vectors or near or reference or (excluded and self.exclusion > 0)
+        _expect(used or self.on == VECTORS[0], "--on", self.on, "a rule or a filter that measures distances")
 
 
 def _expect(holds: bool, option: str, value: object, expected: str) -> None:

@@ -197,14 +197,13 @@ def select(
         exclude_within=exclude_within,
         on=on,
     )
-    choice.check_sides(reference=bool(reference), excluded=bool(exclude))
     where_to = choose_device(device)
     judge = _teacher(teacher, teacher_weights, starter=not corpus, device=where_to, dtype=dtype, threads=threads)
     sources = _sources(corpus, reference, exclude)  # after the teacher: listing a large corpus takes time
     if dry_run:
         from curate.forecast import forecast
 
-        steps = forecast(sources, judge, choice, work=work, out=out, resize=resize, device=where_to)
+        steps = forecast(sources, judge, choice, work=work, out=out, resize=resize, replace=replace, device=where_to)
         tell_forecast(steps, json=json)
         return
     options: dict[str, Any] = {
@@ -233,8 +232,9 @@ def _make(sources: "Sources", teacher: "Classifier", choice: "Choice", *, out: P
 
     result = curate(sources, teacher, choice, out=out, progress=bar, **options)
     write_previews(result.folder, result.selection, result.stores)
-    origin = {source.name: source.spec for source in sources.all()}
-    write_json(out / "run.json", {"command": sys.argv, "corpora": origin, **when_and_where()})
+    parts = {"corpora": sources.corpora, "reference": sources.reference, "excluded": sources.excluded}
+    origin = {part: {corpus.name: corpus.spec for corpus in corpora} for part, corpora in parts.items()}
+    write_json(out / "run.json", {"command": sys.argv, **origin, **when_and_where()})
     return result
 
 

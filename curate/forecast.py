@@ -36,6 +36,7 @@ def forecast(
     work: Path,
     out: Path,
     resize: str | None = None,
+    replace: bool = False,
     device: torch.device | str = "cpu",
 ) -> list[dict[str, Any]]:
     """The steps of `curate.run.curate` in order: state, images, megabytes read and written (estimates).
@@ -43,6 +44,7 @@ def forecast(
     Lists the corpora, as a run would, but decodes, scores and writes nothing. How many images a filter or a rule keeps
     is known only once it is asked: the last steps are upper bounds.
     """
+    sources.rehearse(choice)
     device = torch.device(device)
     transform = Transform(size=teacher.input_size, resize=resize or teacher.resize)
     pixels, vectors = 3 * teacher.input_size**2, FLOAT * (teacher.feature_dim + teacher.num_classes)
@@ -67,7 +69,7 @@ def forecast(
         sides = {"reference": known[first:second], "excluded": known[second:]}
         plan = make_plan(choice, named, teacher, device=device.type, **sides)
         selecting["state"] = _state(*place_of_selection(choice, plan, work=work), "selection")
-        packing["state"] = _state_of_out(out, plan)
+        packing["state"] = _state_of_out(out, plan, replace=replace)
     chosen = packing["images"] * (pixels + vectors) + images * (SAMPLE + SCORE + DECISION)
     selecting |= _written(selecting, SAMPLE + SCORE + DECISION)
     packing["writes_MB"] = 0.0 if packing["state"] == REUSE else round(chosen / MEGA, 1)
@@ -97,11 +99,11 @@ def _state(folder: Path, print_: str, unit: str) -> str:
     return GO_ON if (folder / "commits").exists() else MAKE
 
 
-def _state_of_out(out: Path, plan: Mapping[str, Any]) -> str:
+def _state_of_out(out: Path, plan: Mapping[str, Any], *, replace: bool) -> str:
     try:
         check_claim(out, plan=plan)
     except OutputConflict as conflict:
-        return f"refused: {conflict}"
+        return f"{MAKE}, the old one moved aside" if replace else f"refused: {conflict}"
     return _state(out, fingerprint({"plan": plan}), "transfer-set")
 
 

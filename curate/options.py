@@ -1,5 +1,6 @@
 """Options that the commands of `curate` share, and what they mean."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -73,7 +74,7 @@ def limits(option: str, texts: Sequence[str] | None) -> dict[str, int]:
     found: dict[str, int] = {}
     for text in texts or ():
         name, equals, number = text.rpartition("=")
-        if not equals or not number.isascii() or not number.replace("_", "").isdigit():
+        if not equals or not re.fullmatch(r"[0-9]{1,12}", number):
             raise CurateError(f"{option} is {text!r}; expected NAME=N, such as {option} places=20000")
         if name in found:
             raise CurateError(f"{option} {name} is given twice; give it once")

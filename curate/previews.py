@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from manifests.commit import write_bytes
 from manifests.keys import draw
-from manifests.read import read_manifest, read_rows
+from manifests.read import read_batches, read_rows
 from manifests.schema import SAMPLES, SELECTION
 from shards.figures import LEFT_OUT_MOSAIC, SELECTED_MOSAIC, transfer_set_facts, transfer_set_figures
 from shards.index import ShardFolder
@@ -23,11 +23,8 @@ PAGE = "report.html"
 
 def write_previews(folder: ShardFolder, selection: SelectionFolder, stores: Mapping[str, ShardFolder]) -> None:
     """Write the mosaics and the page of a transfer set into its folder; not part of its contents or id."""
-    rows = read_manifest(selection.path, SELECTION, columns=["key", "selected"])
     for name, wanted in ((SELECTED_MOSAIC, True), (LEFT_OUT_MOSAIC, False)):
-        keys = np.array(rows["key"].filter(pc.equal(rows["selected"], wanted)).to_pylist(), dtype=KEY_DTYPE)
-        shown = keys[np.argsort(draw(keys, "preview"), kind="stable")[:SHOWN]] if len(keys) else keys
-        write_bytes(folder.path / name, mosaic(_fetch(shown.astype(str).tolist(), selection, stores)))
+        write_bytes(folder.path / name, mosaic(_fetch(_drawn(selection, wanted), selection, stores)))
     page = render(
         title="Transfer set",
         lead="Which images were chosen to teach a student, out of which, and why.",
@@ -35,6 +32,18 @@ def write_previews(folder: ShardFolder, selection: SelectionFolder, stores: Mapp
         sections=[("Curation", transfer_set_figures(folder))],
     )
     write_bytes(folder.path / PAGE, page.encode())
+
+
+def _drawn(selection: SelectionFolder, selected: bool) -> list[str]:
+    """Keys of a seeded draw of the rows that were selected, or of the others."""
+    keys = np.empty(0, KEY_DTYPE)
+    for batch in read_batches(selection.path, SELECTION, columns=["key", "selected"]):
+        more = batch["key"].filter(pc.equal(batch["selected"], selected)).to_pylist()
+        keys = np.concatenate([keys, np.array(more, dtype=KEY_DTYPE)])
+        if len(keys):
+            keys = keys[np.argsort(draw(keys, "preview"), kind="stable")[:SHOWN]]
+    found: list[str] = keys.astype(str).tolist()
+    return found
 
 
 def _fetch(keys: list[str], selection: SelectionFolder, stores: Mapping[str, ShardFolder]) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from curate.errors import CorpusUnreadable, CorpusUnusable
 from curate.ingest import ingest, unread
 from curate.protocols import Teacher
 from curate.score import score
-from curate.selection import Judged, Sides, make_plan, select
+from curate.selection import Judged, Sides, make_plan, rehearse, select
 from manifests.commit import check_claim
 from manifests.progress import Progress, silent
 from shards.index import ShardFolder
@@ -33,6 +33,11 @@ class Sources:
     """what distances are measured to"""
     excluded: Sequence[Corpus] = ()
     """what must not come in"""
+
+    def rehearse(self, choice: Choice) -> None:
+        """Refuse a choice that does not fit them, before any work."""
+        names = [corpus.name for corpus in self.corpora]
+        rehearse(choice, names, reference=bool(self.reference), excluded=bool(self.excluded))
 
     def all(self) -> list[Corpus]:
         """All of them."""
@@ -77,7 +82,7 @@ def curate(
     before the teacher is asked anything if ``out`` holds something else.
     """
     device = torch.device(device)
-    choice.check_corpora([corpus.name for corpus in sources.corpora])
+    sources.rehearse(choice)
     size, rule = teacher.input_size, resize or teacher.resize
     ingested = [
         ingest(corpus, size=size, resize=rule, work=work, threads=threads, progress=progress)

@@ -1,10 +1,13 @@
 """Select: a rule over the scores of some corpora, written as a selection folder with a decision for every row."""
 
+import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from curate.choice import Choice
@@ -23,10 +26,15 @@ from manifests.read import read_manifest
 from manifests.schema import SAMPLES, SCORES
 from manifests.write import write_manifest
 from shards.index import ShardFolder, seal
+from shards.layout import KEY_DTYPE
 from shards.selection import SelectionFolder, open_selection
 
 COUNTS = ("seen", "selected", "left_out", "quarantined", "duplicates")
 """per corpus and in all; duplicates are among those left out"""
+SPILL = "spill"
+"""what DuckDB puts on disk for a while, in the selection's own folder"""
+DROPPED = ("duplicate", "excluded", "near duplicate", "nonfinite", "outside band")
+"""reasons of rows that no rule was asked about"""
 FEW, MOST = 0.001, 0.999
 """a rule that keeps less or more than these shares of the usable images hardly chooses, and says so"""
 SHOWN = 3  # classes named in a note
@@ -77,6 +85,7 @@ def make_plan(
     """What a selection and its transfer set are made from; equal plans give equal bytes."""
     return {
         **asdict(choice),
+        "exclude_within": choice.exclusion if excluded else None,
         "corpora": [{"name": name, "store": store.id} for name, store in stores.items()],
         "reference": [store.id for store in reference],
         "excluded": [store.id for store in excluded],
@@ -90,6 +99,35 @@ def place_of_selection(choice: Choice, plan: Mapping[str, Any], *, work: Path) -
     """The folder below ``work`` that the selection of a plan has, and its fingerprint."""
     print_ = fingerprint(plan)
     return work / "selections" / f"{choice.mode}-{print_[:12]}", print_
+
+
+def rehearse(choice: Choice, corpora: Sequence[str], *, reference: bool, excluded: bool) -> None:
+    """Refuse before any work what `select` would refuse after it (`CurateError`): options, conditions, queries."""
+    choice.check_sides(corpora, reference=reference, excluded=excluded)
+    if choice.where is None and choice.sql is None:
+        return
+    nothing = {kind: table.arrow_schema({kind: 1}).empty_table() for kind, table in VECTOR_TABLES.items()}
+    samples, scores = (table.plain_schema().empty_table() for table in (SAMPLES, SCORES))
+    empty = Scored(name="nothing", samples=samples, scores=scores, vectors=nothing)
+    nowhere = Points(
+        keys=np.empty(0, KEY_DTYPE), corpus_order=np.empty(0, np.int64), rows_ND=np.empty((0, 1), np.float32)
+    )
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_pool([empty], class_names=(), spill=Path(folder) / SPILL, reference=nowhere) as pool,
+    ):
+        if reference:
+            pool.note_nearest(nowhere, np.empty(0), np.empty(0, np.int64))
+        if choice.where is not None:
+            pool.restrict(choice.where)
+        if choice.sql is not None:
+            pool.check_query(choice.sql)
+
+
+def distinct(names: Sequence[str]) -> tuple[str, ...]:
+    """Class names, with its number behind each that is there twice (ImageNet has two kinds of crane)."""
+    times = Counter(names)
+    return tuple(f"{name} ({n})" if times[name] > 1 else name for n, name in enumerate(names))
 
 
 def select(
@@ -111,7 +149,6 @@ def select(
     folder, print_ = place_of_selection(choice, plan, work=work)
     if Ledger(folder).done("selection", print_):
         return open_selection(folder)
-    choice.check_corpora([corpus.name for corpus in corpora])
     made = Provenance(
         step="select",
         config=plan,
@@ -119,37 +156,38 @@ def select(
         teacher={"name": teacher.name, "sha256": teacher.sha256},
         transform=corpora[0].store.document["transform"],
     )
-    sides = sides or Sides()
+    sides, names = sides or Sides(), distinct(teacher.classes)
     with (
         exclusive(folder),
         open_pool(
             [corpus.scored() for corpus in corpora],
-            class_names=teacher.classes,
-            spill=work,
-            reference=_points(sides.reference, choice, work=work) if sides.reference else None,
+            class_names=names,
+            spill=folder / SPILL,
+            reference=_points(sides.reference, choice, folder=folder) if sides.reference else None,
             threads=threads,
             progress=progress,
         ) as pool,
     ):
-        filters = _filter(pool, choice, sides, work=work)
+        filters = _filter(pool, choice, sides, folder=folder)
         picked = SELECTORS[choice.mode].pick(pool, choice, Quota.of(choice, pool.corpora))
         if not len(picked.rows):
             raise CorpusUnusable(_why_none(pool, teacher))
         decided = decide(pool, picked, seed=choice.seed, holdout=choice.holdout, folder=folder, provenance=made)
         files = [*decided.files, *_vectors(pool, folder, made)]
         facts = {"filters": filters, "rule": dict(picked.facts), "reasons": decided.reasons}
-        document = _document(plan, corpora, teacher) | facts | _count(pool, picked, decided, corpora, teacher)
+        document = _document(plan, corpora, teacher) | facts | _count(pool, picked, decided, corpora, names)
         seal(folder, document, kind="selection", files=files, fingerprint=print_)
     return open_selection(folder)
 
 
-def _points(corpora: Sequence[Judged], choice: Choice, *, work: Path) -> Points:
+def _points(corpora: Sequence[Judged], choice: Choice, *, folder: Path) -> Points:
     """Vectors of corpora that are not chosen from."""
-    with open_pool([corpus.scored() for corpus in corpora], class_names=(), spill=work) as pool:
+    spill = folder / f"{SPILL}-of-sides"
+    with open_pool([corpus.scored() for corpus in corpora], class_names=(), spill=spill) as pool:
         return pool.points(choice.on)
 
 
-def _filter(pool: Pool, choice: Choice, sides: Sides, *, work: Path) -> dict[str, Any]:
+def _filter(pool: Pool, choice: Choice, sides: Sides, *, folder: Path) -> dict[str, Any]:
     """Drop what may not be picked; how many for which reason."""
     facts: dict[str, Any] = {}
     measure(pool, on=choice.on)
@@ -159,7 +197,8 @@ def _filter(pool: Pool, choice: Choice, sides: Sides, *, work: Path) -> dict[str
         hashes = pa.chunked_array(
             [chunk for corpus in sides.excluded for chunk in _pixel_hashes(corpus.store.path).chunks], pa.string()
         )
-        facts["excluded"] = drop_excluded(pool, hashes, _points(sides.excluded, choice, work=work), choice)
+        given = _points(sides.excluded, choice, folder=folder) if choice.exclusion else None
+        facts["excluded"] = drop_excluded(pool, hashes, given, choice)
     if choice.near_duplicates is not None:
         facts["near_duplicates"] = drop_near_duplicates(pool, choice)
     return facts
@@ -213,10 +252,17 @@ def _document(plan: Mapping[str, Any], corpora: Sequence[Judged], teacher: Teach
     }
 
 
-def _count(pool: Pool, picked: Picked, decided: Decided, corpora: Sequence[Judged], teacher: Teacher) -> dict[str, Any]:
+def _count(
+    pool: Pool, picked: Picked, decided: Decided, corpora: Sequence[Judged], names: Sequence[str]
+) -> dict[str, Any]:
     """Counts that add up (selected + left out + quarantined = seen), in all and per corpus, and per class."""
-    twins = pool.connection.sql("SELECT corpus_order FROM dropped WHERE reason = 'duplicate'").to_arrow_table()
-    numbers = zip(corpora, pool.per_corpus(picked.rows), pool.per_corpus(twins), strict=True)
+    twins = dict(
+        pool.connection.execute(
+            "SELECT corpus_order, count(*) FROM dropped WHERE reason = 'duplicate' GROUP BY corpus_order"
+        ).fetchall()
+    )
+    duplicates_of = [twins.get(order, 0) for order in range(len(corpora))]
+    numbers = zip(corpora, pool.per_corpus(picked.rows), duplicates_of, strict=True)
     per_corpus = [
         {
             "corpus": corpus.name,
@@ -233,7 +279,7 @@ def _count(pool: Pool, picked: Picked, decided: Decided, corpora: Sequence[Judge
     wanted = [total["seen"], *[total["selected"] + total["left_out"]] * 2]
     if rows != wanted or sum(decided.reasons.values()) != rows[-1]:
         raise AssertionError(f"rows do not add up: {rows} written, {wanted} counted")
-    histogram = {name: decided.classes.get(number, 0) for number, name in enumerate(teacher.classes)}
+    histogram = {name: decided.classes.get(number, 0) for number, name in enumerate(names)}
     return {"counts": total, "corpora": per_corpus, "class_histogram": histogram}
 
 
@@ -243,7 +289,8 @@ def notes(document: Mapping[str, Any]) -> list[str]:
     usable = counts["selected"] + counts["left_out"]
     share = counts["selected"] / usable
     found = []
-    if counts["selected"] < plan["budget"] and not rule.get("shortfall"):
+    asked = usable - sum(document["reasons"].get(reason, 0) for reason in DROPPED)
+    if counts["selected"] == asked < plan["budget"]:
         found.append(
             f"--budget {plan['budget']:,} is more than the {counts['selected']:,} images that could be chosen: "
             "all were taken"
@@ -262,8 +309,15 @@ def _shortfall(rule: Mapping[str, Any], *, last: str) -> list[str]:
     missing = sorted(rule.get("shortfall", {}).items(), key=lambda item: -item[1])
     found = []
     for name, count in missing[:SHOWN]:
-        size = rule["size_that_fills"][name]
-        how = f"about {size:,} images like those of {last} would fill it" if size else f"{last} has none of it"
+        size, held = rule["size_that_fills"][name], rule["held_back_by"]
+        if size is None:
+            how = f"{last} has none of it"
+        elif held == "--cap":
+            how = f"{last} has given its --cap"
+        elif held == "--base-limit":
+            how = f"about {size:,} images of {last} would have to be looked at: --base-limit {size}"
+        else:
+            how = f"about {size:,} images like those of {last} would fill it"
         found.append(f"class {name} lacks {count:,} of {rule['class_cap']:,}: {how}")
     if len(missing) > SHOWN:
         found.append(f"{len(missing) - SHOWN} more classes are not full: see rule.shortfall in transfer-set.json")

@@ -1,11 +1,14 @@
 """What a transfer set looks like: the figures that the reports of `curate` and `distill` share."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from manifests.read import read_manifest
+from manifests.read import read_batches
 from manifests.schema import SCORES, SELECTION
 from shards.index import ShardFolder
 from shards.page import Figure, funnel, histogram, picture, table
@@ -88,17 +91,11 @@ def _classes(folder: ShardFolder) -> Sequence[Figure]:
 
 def _distance(folder: ShardFolder) -> Sequence[Figure]:
     """Histogram of the distances to the nearest sample of the reference, if there was one."""
-    rows = read_manifest(folder.path, SELECTION, columns=["selected", "nn_dist"])
-    distance = rows["nn_dist"].to_numpy()
-    known = np.isfinite(distance)
-    if not known.any():
+    largest = max((_largest(batch["nn_dist"]) for batch in _selection(folder, "nn_dist")), default=-1.0)
+    if largest < 0:  # no reference was given
         return []
-    selected = rows["selected"].to_numpy()
-    edges = np.linspace(0, max(float(distance[known].max()), 1e-9), BINS + 1)
-    series = {
-        name: np.histogram(distance[known & mask], edges)[0].tolist()
-        for name, mask in (("selected", selected), ("left out", ~selected))
-    }
+    edges = np.linspace(0, max(largest, 1e-9), BINS + 1)
+    series = _counted(((b["selected"], b["nn_dist"]) for b in _selection(folder, "nn_dist")), edges)
     return [
         histogram(
             "Distance to the reference",
@@ -110,18 +107,35 @@ def _distance(folder: ShardFolder) -> Sequence[Figure]:
     ]
 
 
+def _selection(folder: ShardFolder, *columns: str) -> Iterator[pa.RecordBatch]:
+    return read_batches(folder.path, SELECTION, columns=["selected", *columns])
+
+
+def _largest(column: pa.Array) -> float:
+    """The largest number of a column, -1 where all are NULL."""
+    found = pc.max(column).as_py()
+    return -1.0 if found is None else float(found)
+
+
+def _counted(pairs: Iterable[tuple[pa.Array, pa.Array]], edges: NDArray[np.float64]) -> dict[str, list[int]]:
+    """Histograms of numbers, of the selected rows and of the others; NULL falls into no bin."""
+    counts = np.zeros((2, len(edges) - 1), np.int64)
+    for chosen, column in pairs:
+        numbers = column.to_numpy(zero_copy_only=False).astype(float)
+        numbers = np.minimum(numbers, edges[-1])  # float32 may round ln K up
+        selected = chosen.to_numpy(zero_copy_only=False)
+        counts += [np.histogram(numbers[mask], edges)[0] for mask in (selected, ~selected)]
+    return {"selected": counts[0].tolist(), "left out": counts[1].tolist()}
+
+
 def _entropy(folder: ShardFolder) -> Figure:
     """Histogram of the teacher's entropy over [0, ln K]."""
     classes = len(folder.document["classes"])
     top = math.log(max(2, classes))
-    selected = read_manifest(folder.path, SELECTION, columns=["selected"])["selected"].to_numpy()
-    entropy = read_manifest(folder.path, SCORES, columns=["entropy"])["entropy"].to_numpy()  # the same rows
-    entropy = entropy.astype(float).clip(0, top)  # NULL is NaN, which falls into no bin
     edges = np.linspace(0, top, BINS + 1)
-    series = {
-        name: np.histogram(entropy[mask], edges)[0].tolist()
-        for name, mask in (("selected", selected), ("left out", ~selected))
-    }
+    scores = read_batches(folder.path, SCORES, columns=["entropy"])  # the same rows, in the same order
+    pairs = ((chosen["selected"], score["entropy"]) for chosen, score in zip(_selection(folder), scores, strict=True))
+    series = _counted(pairs, edges)
     return histogram(
         "Entropy of the teacher's softmax",
         edges.tolist(),

@@ -32,7 +32,7 @@ FROM (
 _OWN_OF_MANY = """
 CREATE TABLE own AS
 SELECT key, corpus_order, pred, row_number() OVER (PARTITION BY corpus_order, pred ORDER BY {place}) AS own
-FROM candidates WHERE NOT ({beyond}) QUALIFY own <= {cap}
+FROM candidates WHERE NOT ({beyond})
 """
 _PICK = """
 SELECT key, corpus_order, row_number() OVER (ORDER BY NOT assured, corpus_order, own, pred) AS rank,
@@ -88,6 +88,7 @@ class Balanced:
     source: str
     by: str | None = None
     """the order within a class, where the rule fixes it; else --by says it"""
+    uses_vectors = False
 
     def check(self, choice: Choice) -> None:
         """Within a class the order must be one of the rules that are orders."""
@@ -103,7 +104,7 @@ class Balanced:
                 "expected one image of each at least"
             )
         beyond = _beyond(pool, choice)
-        own = _OWN if 0 < cap < HEAP else _OWN_OF_MANY
+        own = _OWN if 0 < cap * len(pool.class_names) * len(pool.corpora) < HEAP else _OWN_OF_MANY
         pool.run(own.format(place=place(self._order(choice)), beyond=beyond, cap=cap))
         supply_CK = self._supply(pool, cap=cap)
         taken_CK, assured_CK = fill(supply_CK, cap, caps=quota.caps, floors=quota.floors)
@@ -117,7 +118,8 @@ class Balanced:
             + (f"WHEN corpus_order IN ({', '.join(full)}) THEN '{CORPUS_FULL}' " if full else "")
             + f"ELSE '{CLASS_FULL}' END"
         )
-        return Picked(rows=rows, left=left, facts=_facts(pool, taken_CK, cap=cap))
+        held_back_by = _held(taken_CK, quota, beyond)
+        return Picked(rows=rows, left=left, facts=_facts(pool, taken_CK, cap=cap, held_back_by=held_back_by))
 
     def _order(self, choice: Choice) -> Sequence[str]:
         from curate.select import SELECTORS  # here: the table names this rule too
@@ -147,7 +149,14 @@ def _beyond(pool: Pool, choice: Choice) -> str:
     return f"corpus_order = 0 AND {draw} > '{last}'"
 
 
-def _facts(pool: Pool, taken_CK: NDArray[np.int64], *, cap: int) -> dict[str, Any]:
+def _held(taken_CK: NDArray[np.int64], quota: Quota, beyond: str) -> str | None:
+    """The option, if any, that keeps the last corpus from giving more."""
+    if taken_CK[-1].sum() >= quota.caps[-1] < quota.budget:
+        return "--cap"
+    return "--base-limit" if len(taken_CK) == 1 and beyond != "false" else None
+
+
+def _facts(pool: Pool, taken_CK: NDArray[np.int64], *, cap: int, held_back_by: str | None) -> dict[str, Any]:
     """What each corpus gave, what is missing, and how large the last corpus would have to be to give it."""
     missing_K = cap - taken_CK.sum(axis=0)
     last = len(pool.corpora) - 1
@@ -167,6 +176,7 @@ def _facts(pool: Pool, taken_CK: NDArray[np.int64], *, cap: int) -> dict[str, An
         "given": {corpus: dict(zip(names, taken_CK[n].tolist(), strict=True)) for n, corpus in enumerate(pool.corpora)},
         "shortfall": {names[n]: int(missing_K[n]) for n in would_fill},
         "size_that_fills": {names[n]: size for n, size in would_fill.items()},
+        "held_back_by": held_back_by,
     }
 
 

@@ -65,6 +65,10 @@ class Rule(Protocol):
     def source(self) -> str:
         """Paper and place, or what it is for."""
 
+    @property
+    def uses_vectors(self) -> bool:
+        """Whether it works on features or logits."""
+
     def check(self, choice: Choice, /) -> None:
         """Refuse options that the rule cannot work with (`CurateError`)."""
 

@@ -46,12 +46,13 @@ _NO_RENAMED = "CREATE TABLE renamed (own_key VARCHAR, corpus_order BIGINT, key V
 _OF_RENAMED = """
 CREATE TABLE renamed_{view} AS
 SELECT r.key, r.own_key, v.* EXCLUDE (key)
-FROM {view} v JOIN renamed r ON r.own_key = v.key AND r.corpus_order = v.corpus_order
+FROM {view} v JOIN renamed r ON r.own_key = v.key AND r.corpus_order = v.corpus_order ORDER BY r.key
 """
 _SLICE = "SELECT *, key AS own_key FROM {view} WHERE key >= '{first}' AND key < '{end}'"
 _SLICE_RENAMED = """
-SELECT key, key AS own_key, * EXCLUDE (key) FROM {view} ANTI JOIN (SELECT own_key AS key, corpus_order FROM renamed)
-USING (key, corpus_order) WHERE key >= '{first}' AND key < '{end}'
+SELECT key, key AS own_key, * EXCLUDE (key) FROM {view} ANTI JOIN (
+    SELECT own_key AS key, corpus_order FROM renamed WHERE own_key >= '{first}' AND own_key < '{end}'
+) USING (key, corpus_order) WHERE key >= '{first}' AND key < '{end}'
 UNION ALL BY NAME SELECT * FROM renamed_{view} WHERE key >= '{first}' AND key < '{end}'
 """
 _SAMPLES = "SELECT * FROM slice ORDER BY key"

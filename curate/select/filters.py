@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from curate.choice import EXCLUDE_WITHIN, Choice
+from curate.choice import Choice
 from curate.distance import nearest
 from curate.errors import CurateError
 from curate.near import near, near_duplicates, spread
@@ -28,14 +28,16 @@ def measure(pool: Pool, *, on: str) -> None:
     pool.note_nearest(points, distance_N, index_N)
 
 
-def drop_excluded(pool: Pool, hashes: pa.ChunkedArray, given: Points, choice: Choice) -> dict[str, int]:
-    """Drop what is in an excluded set: equal pixels, or a vector within a fraction of that set's spread."""
+def drop_excluded(pool: Pool, hashes: pa.ChunkedArray, given: Points | None, choice: Choice) -> dict[str, int]:
+    """Drop what is in an excluded set: equal pixels, or a vector within a fraction of that set's spread.
+
+    ``given`` are the vectors of that set; None: only pixels are compared.
+    """
     facts = {"equal_pixels": pool.drop_pixels(hashes, EXCLUDED), "near": 0}
-    fraction = EXCLUDE_WITHIN if choice.exclude_within is None else choice.exclude_within
-    if fraction and len(given.keys):
+    if given is not None and len(given.keys):
         points = pool.points(choice.on)
         with pool.progress("excluded", len(points.keys)) as advance:
-            within = fraction * spread(given.rows_ND)
+            within = choice.exclusion * spread(given.rows_ND)
             found_N = near(points.rows_ND, given.rows_ND, within, threads=pool.threads, advance=advance)
         facts["near"] = pool.drop(points.table(np.flatnonzero(found_N >= 0)), EXCLUDED)
     return facts

@@ -5,7 +5,6 @@ So h(reference, subset) falls fastest: each step serves the reference vector tha
 
 from curate.choice import Choice
 from curate.cover import Cover, greedy_approach
-from curate.errors import CurateError
 from curate.select.base import Picked, Quota
 from curate.select.greedy import Integers, Rows, pick_in_steps
 from curate.select.order import refuse_foreign
@@ -17,6 +16,7 @@ class Hausdorff:
     """Greedy approach to a reference in the teacher's feature space."""
 
     source = "the distance of Nayak, Mopuri and Chakraborty, WACV 2021, Tables 1, 2 and 5, brought down greedily"
+    uses_vectors = True
 
     def check(self, choice: Choice) -> None:
         """Any options but those of other rules."""
@@ -24,9 +24,9 @@ class Hausdorff:
 
     def pick(self, pool: Pool, choice: Choice, quota: Quota) -> Picked:
         """In the order in which the distance falls; the last distance is in the facts."""
-        if pool.reference is None:
-            raise CurateError("--mode hausdorff needs what to come near to: --reference SPEC")
         reference, points = pool.reference, pool.points(choice.on)
+        if reference is None:
+            raise AssertionError("checked when it was chosen")
 
         def step(count: int, groups_N: Integers, room_G: Integers, before_CD: Rows, advance: Advance) -> Cover:
             return greedy_approach(

@@ -18,6 +18,7 @@ class KCenter:
     """Greedy coverage in the teacher's feature space."""
 
     source = "Gonzalez, 1985; as a selection of training data: Sener and Savarese, ICLR 2018, Algorithm 1"
+    uses_vectors = True
 
     def check(self, choice: Choice) -> None:
         """Any options but those of other rules."""

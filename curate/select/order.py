@@ -12,7 +12,8 @@ FLOOR = "corpus floor"
 """reason of rows that only their corpus's --floor brought in"""
 
 # A row that the whole order keeps is among the first rows of its own corpus: so each corpus gives its best, and only
-# those are put together. `min(x, n)` is a heap of n rows, in a tenth of a sort's memory; it takes n below a million.
+# those are put together. `min(x, n)` is a heap of n rows, in a tenth of a sort's memory, ~330 bytes a row; all
+# of them are held at once, and n must be below a million.
 HEAP = 1_000_000
 _BEST = "SELECT corpus_order, unnest(min({place}, {most})) AS spot FROM {rows} GROUP BY corpus_order"
 _BEST_OF_MANY = "(SELECT corpus_order, {place} AS spot FROM {rows} ORDER BY spot LIMIT {most})"
@@ -44,6 +45,7 @@ class Order:
     """paper and place, or what it is for"""
     needs_where: bool = False
     """whether it means nothing without --where"""
+    uses_vectors = False
 
     def check(self, choice: Choice) -> None:
         """An order takes any options; those of other rules are refused."""
@@ -59,18 +61,14 @@ class Order:
 
 def pick_first(pool: Pool, quota: Quota, *, order: Sequence[str], source: str, kept: str, cut: str) -> Picked:
     """The first rows of ``source``, a relation with the columns of `candidates`, in an order."""
+    template = _BEST if sum(quota.caps) < HEAP else _BEST_OF_MANY
     best = " UNION ALL ".join(
-        best_of(f"{source} WHERE corpus_order = {n}", order, most=most) for n, most in enumerate(quota.caps)
+        (template if most else _NONE).format(rows=f"{source} WHERE corpus_order = {n}", place=place(order), most=most)
+        for n, most in enumerate(quota.caps)
     )
     query = _PICK.format(best=best, floors=list(quota.floors), budget=quota.budget, floor=FLOOR, kept=kept)
     rows = pool.connection.sql(query).to_arrow_table().cast(PICKED)
     return Picked(rows=rows, left=left_of(quota, taken=pool.per_corpus(rows), cut=cut))
-
-
-def best_of(rows: str, order: Sequence[str], *, most: int) -> str:
-    """SQL: the first ``most`` of some rows of one corpus: corpus_order, and `spot`, their place in the order."""
-    template = _NONE if not most else _BEST if most < HEAP else _BEST_OF_MANY
-    return template.format(rows=rows, place=place(order), most=most)
 
 
 def place(order: Sequence[str]) -> str:

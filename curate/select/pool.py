@@ -5,10 +5,10 @@ than one of a million. Vectors are read only when a rule or a filter works on di
 """
 
 import contextlib
-import re
-import tempfile
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 import duckdb
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curate.errors import CurateError
+from curate.select.query import check_select
 from manifests.progress import Progress, silent
 from manifests.query import error_words
 from manifests.read import read_rows
@@ -35,6 +36,8 @@ _CONFIG: dict[str, str | int | float | list[str]] = {
     "memory_limit": MEMORY,
 }
 
+VIEWS = ("scores", "samples")
+"""what a person's SQL may read"""
 _COLUMNS = {"samples": "*", "scores": "*, '{name}' AS corpus"}  # every row says which corpus it is of
 _UNION = "SELECT {columns}, {order}::BIGINT AS corpus_order FROM {view}_{order}"
 _DROPPED = "CREATE TABLE dropped (key VARCHAR, corpus_order BIGINT, reason VARCHAR)"
@@ -46,9 +49,6 @@ _CROSS_TWINS = """
 INSERT INTO dropped SELECT key, {order}, 'duplicate' FROM samples_{order}
 WHERE duplicate_of IS NULL AND pixel_hash IN ({earlier})
 """
-# In DuckDB's syntax tree as JSON, where quotes within texts are escaped: a SELECT may begin WITH x AS (DELETE ...).
-_WRITES = re.compile(r'"type":"([A-Z]+)_QUERY_NODE"')
-_DRAWS = re.compile(r'"function_name":"(random|(gen_random_)?uuid(v4|v7)?)"|"sample":\{')
 _CANDIDATES = """
 CREATE OR REPLACE VIEW candidates AS
 SELECT * FROM scores ANTI JOIN dropped USING (key, corpus_order) WHERE status = 'ok' AND coalesce({where}, false)
@@ -137,19 +137,24 @@ class Pool:
         """Take only rows of which an SQL condition is true; raises `CurateError` for one that is none, or fails."""
         try:
             condition = str(duckdb.SQLExpression(where))  # one expression, without a comment at its end
-            self._check(f"SELECT 1 FROM scores WHERE ({condition})", option="--where")
+            query = f"SELECT 1 FROM scores WHERE ({condition})"
+            check_select(self.connection, query, option="--where", views=VIEWS)
             self.where = f"CAST(({condition}) AS BOOLEAN)"
             self.run(f"SELECT bool_or({self.where}) FROM scores")  # of every row: a cast may fail at any of them
         except duckdb.Error as error:
             raise CurateError(f"--where: {error_words(error)}") from None
         self._look()
 
+    def check_query(self, sql: str) -> None:
+        """Refuse what `query_keys` would refuse without a look at any row (`CurateError`)."""
+        check_select(self.connection, sql, option="--sql", views=(*VIEWS, "candidates"))
+
     def query_keys(self, sql: str) -> int:
         """Make the table `returned` of a user's SELECT: key, its first column, and place, where it first came.
 
         How many keys there are. Raises `CurateError` for anything but a SELECT of keys.
         """
-        self._check(sql, option="--sql")
+        self.check_query(sql)
         self.run("SET threads = 1")  # so the rows come in one order, whatever the query leaves open
         try:
             self.run(f"CREATE TABLE answer AS {sql}")
@@ -157,7 +162,10 @@ class Pool:
             raise CurateError(f"--sql: {error_words(error)}") from None
         finally:
             self.run("RESET threads" if self.threads is None else f"SET threads = {self.threads}")
-        name, kind = self.connection.execute("DESCRIBE answer").fetchall()[0][:2]
+        columns = self.connection.execute("DESCRIBE answer").fetchall()
+        if "rowid" in {str(column[0]).lower() for column in columns}:  # it would hide the order of the rows
+            raise CurateError("--sql: a column is called rowid; give it another name")
+        name, kind = columns[0][:2]
         first = '"' + name.replace('"', '""') + '"'
         nulls = self.count(f"answer WHERE {first} IS NULL")
         if kind != "VARCHAR" or nulls:
@@ -165,26 +173,6 @@ class Pool:
         self.run(f"CREATE TABLE returned AS SELECT {first} AS key, min(rowid) AS place FROM answer GROUP BY ALL")
         self.run("DROP TABLE answer")
         return self.count("returned")
-
-    def _check(self, sql: str, *, option: str) -> None:
-        """A single SELECT that DuckDB understands, writes nothing and draws nothing, or a `CurateError`."""
-        try:
-            statements = self.connection.extract_statements(sql)
-            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-                raise CurateError(f"{option}: expected one condition or one SELECT, got {sql.strip()!r}")
-            tree = str(self.connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [sql]).fetchall()[0][0])
-            if found := _WRITES.search(tree):
-                raise CurateError(
-                    f"{option}: {found[1]} changes what is there; expected a condition or SELECT that only reads"
-                )
-            if _DRAWS.search(tree):
-                raise CurateError(
-                    f"{option} draws other rows every time; expected the same answer, as from md5('7' || key) < '8' "
-                    "(a seeded half)"
-                )
-            self.connection.execute(f"EXPLAIN {sql}").fetchall()
-        except duckdb.Error as error:
-            raise CurateError(f"{option}: {error_words(error)}") from None
 
     def drop(self, rows: pa.Table, reason: str) -> int:
         """Drop rows (key, corpus_order) for a reason; how many."""
@@ -242,7 +230,7 @@ class Pool:
 
     def _scan(self, view: str, source: Path | pa.Table) -> None:
         if isinstance(source, Path):
-            quoted = str(source).replace("'", "''")
+            quoted = escape(str(source)).replace("'", "''")  # one file, whatever characters its folders have
             self.run(f"CREATE VIEW {view} AS SELECT * FROM read_parquet('{quoted}')")
         else:
             self.connection.register(view, source)
@@ -270,10 +258,12 @@ def open_pool(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> Iterator[Pool]:
-    """A pool on a connection of its own; what does not fit into MEMORY lies in a folder below ``spill`` meanwhile."""
-    spill.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="spill-", dir=spill) as folder:
-        config = _CONFIG | {"temp_directory": folder} | ({"threads": threads} if threads else {})
+    """A pool on a connection of its own; what does not fit into MEMORY lies in the folder ``spill`` meanwhile.
+
+    Raises `CurateError` where neither has room.
+    """
+    config = _CONFIG | {"temp_directory": str(spill)} | ({"threads": threads} if threads else {})
+    try:
         with contextlib.closing(duckdb.connect(config=config)) as connection:
             yield Pool(
                 connection,
@@ -283,6 +273,12 @@ def open_pool(
                 threads=threads,
                 progress=progress,
             )
+    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+        raise CurateError(
+            f"selecting needs more room than {MEMORY} of memory and the disk at {spill}: {error_words(error)}"
+        ) from None
+    finally:
+        shutil.rmtree(spill, ignore_errors=True)
 
 
 def _vectors(source: Path | pa.Table, kind: str, keys: NDArray[np.bytes_]) -> NDArray[np.float32]:

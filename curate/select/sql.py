@@ -14,6 +14,7 @@ class Sql:
     """The rows of a user's query, in its order, as far as the budget goes."""
 
     source = "the user's own: --sql 'SELECT key FROM scores WHERE ... ORDER BY ..., key LIMIT ...'"
+    uses_vectors = False
 
     def check(self, choice: Choice) -> None:
         """There must be a query."""

@@ -24,7 +24,7 @@ from curate.select.filters import EXCLUDED, NEAR, drop_excluded, drop_near_dupli
 from curate.select.order import FLOOR
 from curate.select.pool import Pool, Scored, open_pool
 from manifests.schema import SAMPLES, SCORES, SELECTION
-from tests.curate.make import Outcome, Sample, chosen, on_disk, points, scored
+from tests.curate.make import Outcome, Sample, chosen, on_disk, points, rows_of, scored
 
 Row = dict[str, Any]
 
@@ -185,7 +185,7 @@ def test_every_rule_is_here_and_says_where_it_is_from() -> None:
 
 @modes
 @given(data=st.data())
-@examples(5)
+@examples(4)
 def test_every_row_is_decided_with_a_reason_and_counts_add_up(mode: str, data: st.DataObject) -> None:
     found = data.draw(corpora())
     choice = data.draw(choices(mode, len(found)))
@@ -210,8 +210,8 @@ def test_every_row_is_decided_with_a_reason_and_counts_add_up(mode: str, data: s
 
 def check_tables(outcome: Outcome, found: list[Scored]) -> None:
     """Every sample is there once, every scored one is decided, in key order and in the columns of the schema."""
-    assert outcome.samples.num_rows == sum(corpus.samples.num_rows for corpus in found)
-    assert outcome.scores.num_rows == sum(corpus.scores.num_rows for corpus in found)
+    assert outcome.samples.num_rows == sum(rows_of(corpus.samples).num_rows for corpus in found)
+    assert outcome.scores.num_rows == sum(rows_of(corpus.scores).num_rows for corpus in found)
     keys = outcome.scores["key"].to_pylist()
     assert outcome.selection["key"].to_pylist() == keys == sorted(set(keys))
     assert len(set(outcome.samples["key"].to_pylist())) == outcome.samples.num_rows
@@ -335,7 +335,7 @@ def test_orders_beyond_the_heap_are_sorted_to_the_same_end(
 
 @pytest.mark.parametrize("mode", [mode for mode in OPTIONS if mode not in BY_CLASS])
 @given(data=st.data())
-@examples(3)
+@examples(2)
 def test_a_larger_budget_keeps_what_a_smaller_one_kept(mode: str, data: st.DataObject) -> None:
     """Balanced does not promise it: a larger budget has a larger base limit."""
     found = data.draw(corpora())
@@ -412,7 +412,7 @@ def test_filters_and_conditions_combine_with_every_rule(mode: str) -> None:
     ]
     found = [scored("c0", samples[:3]), scored("c1", [samples[0], *samples[3:]])]
     choice = asked(mode, budget=9, where="entropy > 0.1", near_duplicates=0.01, exclude_within=0.01)
-    hashes = pa.chunked_array([found[0].samples["pixel_hash"].combine_chunks()[:1]])
+    hashes = pa.chunked_array([rows_of(found[0].samples)["pixel_hash"].combine_chunks()[:1]])
 
     def prepare(pool: Pool) -> None:
         assert drop_excluded(pool, hashes, points([places[1], (99, 99)]), choice) == {"equal_pixels": 1, "near": 1}
@@ -458,15 +458,14 @@ def placed(places: list[tuple[int, int]]) -> list[Scored]:
 
 def vectors(outcome: Outcome, found: Scored) -> tuple[dict[str, np.ndarray], list[str]]:
     """The vector of every key, and the keys that were picked, in their order."""
-    table = found.vectors["features"]
-    assert isinstance(table, pa.Table)
+    table = rows_of(found.vectors["features"])
     place = {row["key"]: np.array(row["features"], np.float64) for row in table.to_pylist()}
     return place, outcome.picked.rows["key"].to_pylist()
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["from nothing", "from a reference"])
 @given(places=grid, budget=st.integers(2, 9))
-@examples(12)
+@examples(8)
 def test_kcenter_takes_the_farthest_at_every_step(warm: bool, places: list[tuple[int, int]], budget: int) -> None:
     found = placed(places)
     outcome = run(found, asked("kcenter", budget=budget), reference=REFERENCE if warm else None)
@@ -482,7 +481,7 @@ def test_kcenter_takes_the_farthest_at_every_step(warm: bool, places: list[tuple
 
 
 @given(places=grid, budget=st.integers(1, 9))
-@examples(12)
+@examples(8)
 def test_hausdorff_serves_the_reference_as_well_as_all_would(places: list[tuple[int, int]], budget: int) -> None:
     found = placed(places)
     outcome = run(found, asked("hausdorff", budget=budget))

@@ -179,6 +179,13 @@ def _vectors(name: str, rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(kept, schema)
 
 
+def rows_of(source: Path | pa.Table) -> pa.Table:
+    """A manifest of `scored`, which is in memory."""
+    if isinstance(source, Path):
+        raise TypeError(source)
+    return source
+
+
 def points(rows: Sequence[Sequence[float]]) -> Points:
     """Vectors (N, 2) of a set that is not chosen from; keys count from zero."""
     keys = np.array([f"{n:032x}" for n in range(len(rows))], "S32")
@@ -190,8 +197,8 @@ def on_disk(corpus: Scored, folder: Path, *, row_group: int) -> Scored:
     """The same corpus in Parquet files, of row groups of some size."""
     folder.mkdir(parents=True)
 
-    def write(name: str, rows: Path | pa.Table) -> Path:
-        rows = rows.replace_schema_metadata(Provenance(step="score").footer())
+    def write(name: str, source: Path | pa.Table) -> Path:
+        rows = rows_of(source).replace_schema_metadata(Provenance(step="score").footer())
         pq.write_table(rows, folder / f"{name}.parquet", row_group_size=row_group, write_page_checksum=True)
         return folder / f"{name}.parquet"
 

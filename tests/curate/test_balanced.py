@@ -3,6 +3,7 @@
 import functools
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -202,7 +203,7 @@ def drawn(purpose: str, seed: int, row: Row) -> str:
     return hashlib.md5(f"{purpose}:{seed}:{row['key']}".encode()).hexdigest()
 
 
-BY = {
+BY: dict[str, Callable[[Row, int], Any]] = {
     "random": lambda row, seed: drawn("random", seed, row),
     "entropy-topk": lambda row, seed: -row["entropy"],
     "dfnd": lambda row, seed: row["self_ce"],

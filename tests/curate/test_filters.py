@@ -1,5 +1,6 @@
 """What may not be picked: excluded sets, near duplicates, and how far each row lies from a reference."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from curate.choice import Choice
+from curate.choice import EXCLUDE_WITHIN, Choice
 from curate.errors import CurateError
 from curate.select.filters import EXCLUDED, NEAR, drop_excluded, drop_near_duplicates
 from curate.select.pool import Pool, Scored
-from tests.curate.make import Outcome, Sample, chosen, points, scored
+from tests.curate.make import Outcome, Sample, chosen, points, rows_of, scored
 
 Row = dict[str, Any]
 
@@ -21,15 +22,14 @@ ALL = 1_000
 place = st.tuples(*[st.integers(0, 9).map(float)] * 2)
 
 
-def placed(name: str, places: list[tuple[float, ...]], *, first: int = 0) -> Scored:
+def placed(name: str, places: Sequence[tuple[float, ...]], *, first: int = 0) -> Scored:
     """A corpus of different pictures whose features lie at some places."""
     return scored(name, [Sample(picture=first + n, vector=vector) for n, vector in enumerate(places)])
 
 
 def pixels(corpus: Scored, *which: int) -> pa.ChunkedArray:
     """Hashes of the pixels of some of its samples, by their place."""
-    assert isinstance(corpus.samples, pa.Table)
-    rows = sorted(corpus.samples.to_pylist(), key=lambda row: str(row["uri"]))
+    rows = sorted(rows_of(corpus.samples).to_pylist(), key=lambda row: str(row["uri"]))
     return pa.chunked_array([[rows[n]["pixel_hash"] for n in which]], pa.string())
 
 
@@ -69,19 +69,20 @@ def test_vectors_near_the_excluded_set_are_excluded() -> None:
     """Within a fraction of that set's spread: of four at the corners of a square of side 20, the root of 200."""
     corners = [(0.0, 0.0), (20.0, 0.0), (0.0, 20.0), (20.0, 20.0)]
     spread = 200**0.5
-    found = placed("c", [(0.0, 0.25 * spread), (0.0, 0.26 * spread), (10.0, 10.0), (20.0, 20.0), (-3.0, 0.0)])
+    by_fraction = [(0.0, fraction * spread) for fraction in (0.25, 0.26, 0.09, 0.11)]
+    found = placed("c", [*by_fraction, (10.0, 10.0), (20.0, 20.0), (-3.0, 0.0)])
 
-    def run(within: float) -> tuple[set[tuple[str, int]], dict[str, int]]:
+    def run(within: float | None) -> tuple[set[tuple[str, int]], dict[str, int]]:
         choice, facts = Choice(budget=ALL, exclude_within=within), {}
 
         def prepare(pool: Pool) -> None:
-            facts.update(drop_excluded(pool, pixels(found, 4), points(corners), choice))
+            facts.update(drop_excluded(pool, pixels(found, 6), points(corners), choice))
 
         return reasons(chosen([found], choice, prepare=prepare), EXCLUDED), facts
 
-    assert run(0.0) == ({("c", 4)}, {"equal_pixels": 1, "near": 0})  # by pixels alone, also what lies at distance 0
-    assert run(0.255) == ({("c", 0), ("c", 3), ("c", 4)}, {"equal_pixels": 1, "near": 2})
-    assert run(0.27) == ({("c", 0), ("c", 1), ("c", 3), ("c", 4)}, {"equal_pixels": 1, "near": 3})
+    for within, near in ((0.0, []), (None, [2, 5]), (0.255, [0, 2, 3, 5]), (0.27, [0, 1, 2, 3, 5])):
+        assert run(within) == ({("c", n) for n in [*near, 6]}, {"equal_pixels": 1, "near": len(near)})
+    assert EXCLUDE_WITHIN == 0.1
 
 
 @given(places=st.lists(place, min_size=1, max_size=12), given_=st.lists(place, max_size=4))
@@ -101,7 +102,7 @@ def test_exclusion_by_vector_is_brute_force(
 
 
 def apart(at: tuple[float, ...], others_ND: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.sqrt(np.square(others_ND - np.array(at)).sum(axis=1))
+    return np.asarray(np.sqrt(np.square(others_ND - np.array(at)).sum(axis=1)))
 
 
 # ---------------------------------------------------------------------------------------------------- near duplicates
@@ -147,8 +148,7 @@ def test_near_duplicates_are_of_candidates_alone() -> None:
 
 
 def key_of(corpus: Scored, number: int) -> str:
-    assert isinstance(corpus.samples, pa.Table)
-    return next(str(row["key"]) for row in corpus.samples.to_pylist() if int(row["uri"]) == number)
+    return next(str(row["key"]) for row in rows_of(corpus.samples).to_pylist() if int(row["uri"]) == number)
 
 
 @pytest.mark.parametrize("on", ["features", "logits"])

@@ -1,5 +1,6 @@
 """The pool: the rows of all corpora together, what was dropped of them, and their vectors in the order of the keys."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from manifests.errors import IntegrityError
 from manifests.provenance import Provenance
 from manifests.schema import FEATURES
 from manifests.write import write_manifest
-from tests.curate.make import Sample, on_disk, points, scored
+from tests.curate.make import Sample, on_disk, points, rows_of, scored
 
 # Pictures 0 to 5; the first corpus has 1 twice, the second shares 4 (in another form) and 5 (the same bytes).
 FOUND = [
@@ -27,45 +28,52 @@ FOUND = [
 ]
 
 
-@pytest.fixture
-def pool(tmp_path: Path) -> Pool:
-    with open_pool(FOUND, class_names=["even", "odd"], spill=tmp_path) as pool:
-        yield pool
+def opened(spill: Path) -> AbstractContextManager[Pool]:
+    return open_pool(FOUND, class_names=["even", "odd"], spill=spill)
 
 
-def test_candidates_are_finite_first_and_admitted(pool: Pool) -> None:
-    assert [pool.count(view) for view in ("samples", "scores", "dropped", "candidates")] == [12, 11, 3, 7]
-    rows = pool.connection.sql("SELECT corpus, corpus_order, status FROM candidates").to_arrow_table().to_pylist()
-    assert {(row["corpus"], row["corpus_order"], row["status"]) for row in rows} == {("one", 0, "ok"), ("two", 1, "ok")}
-    pool.restrict("corpus = 'two'")
-    assert pool.count() == 2
-    pool.restrict("entropy > 99")  # another one takes the place of the first
-    assert pool.count() == 0
+def test_candidates_are_finite_first_and_admitted(tmp_path: Path) -> None:
+    with opened(tmp_path) as pool:
+        assert [pool.count(view) for view in ("samples", "scores", "dropped", "candidates")] == [12, 11, 3, 7]
+        rows = pool.connection.sql("SELECT corpus, corpus_order, status FROM candidates").to_arrow_table().to_pylist()
+        assert {(row["corpus"], row["corpus_order"], row["status"]) for row in rows} == {
+            ("one", 0, "ok"),
+            ("two", 1, "ok"),
+        }
+        pool.restrict("corpus = 'two'")
+        assert pool.count() == 2
+        pool.restrict("entropy > 99")  # another one takes the place of the first
+        assert pool.count() == 0
 
 
-def test_rows_are_counted_by_corpus(pool: Pool) -> None:
-    assert pool.corpora == ["one", "two"]
-    rows = pool.connection.sql("SELECT * FROM candidates").to_arrow_table()
-    assert pool.per_corpus(rows) == [5, 2]
-    assert pool.per_corpus(rows.slice(0, 0)) == [0, 0]
+def test_rows_are_counted_by_corpus(tmp_path: Path) -> None:
+    with opened(tmp_path) as pool:
+        assert pool.corpora == ["one", "two"]
+        rows = pool.connection.sql("SELECT * FROM candidates").to_arrow_table()
+        assert pool.per_corpus(rows) == [5, 2]
+        assert pool.per_corpus(rows.slice(0, 0)) == [0, 0]
 
 
-def test_what_is_dropped_is_no_candidate_any_more(pool: Pool) -> None:
-    some = pool.points("features")
-    assert pool.drop(some.table(np.array([0, 2])), "unwanted") == 2
-    left = pool.points("features").keys
-    assert left.tolist() == some.keys[[1, 3, 4, 5, 6]].tolist()
-    reasons = pool.connection.execute("SELECT reason, count(*) FROM dropped GROUP BY ALL ORDER BY ALL").fetchall()
-    assert reasons == [("duplicate", 3), ("unwanted", 2)]
+def test_what_is_dropped_is_no_candidate_any_more(tmp_path: Path) -> None:
+    with opened(tmp_path) as pool:
+        some = pool.points("features")
+        assert pool.drop(some.table(np.array([0, 2])), "unwanted") == 2
+        left = pool.points("features").keys
+        assert left.tolist() == some.keys[[1, 3, 4, 5, 6]].tolist()
+        reasons = pool.connection.execute("SELECT reason, count(*) FROM dropped GROUP BY ALL ORDER BY ALL").fetchall()
+        assert reasons == [("duplicate", 3), ("unwanted", 2)]
 
 
-def test_pixels_are_dropped_once_and_duplicates_keep_their_reason(pool: Pool) -> None:
-    hashes = pool.connection.sql("SELECT pixel_hash FROM samples WHERE uri IN ('000001', '000005')").to_arrow_table()
-    assert (
-        pool.drop_pixels(hashes["pixel_hash"], "excluded") == 2
-    )  # pictures 1 and 5 of the first; the damaged has none
-    assert pool.drop_pixels(hashes["pixel_hash"], "excluded") == 0
-    assert pool.count("dropped WHERE reason = 'duplicate'") == 3
+def test_pixels_are_dropped_once_and_duplicates_keep_their_reason(tmp_path: Path) -> None:
+    with opened(tmp_path) as pool:
+        hashes = pool.connection.sql(
+            "SELECT pixel_hash FROM samples WHERE uri IN ('000001', '000005')"
+        ).to_arrow_table()
+        assert (
+            pool.drop_pixels(hashes["pixel_hash"], "excluded") == 2
+        )  # pictures 1 and 5 of the first; the damaged has none
+        assert pool.drop_pixels(hashes["pixel_hash"], "excluded") == 0
+        assert pool.count("dropped WHERE reason = 'duplicate'") == 3
 
 
 @pytest.mark.parametrize("kind", list(VECTOR_TABLES))
@@ -76,7 +84,7 @@ def test_vectors_come_in_key_order_each_with_its_key(kind: str, row_group: int |
         scored(name, [Sample(picture=n, vector=(n, at), logits=(at, n)) for n in pictures])
         for at, (name, pictures) in enumerate({"one": range(8), "two": range(5, 12)}.items())
     ]
-    place = {row["key"]: int(row["uri"]) + 5 * n for n, c in enumerate(found) for row in c.samples.to_pylist()}
+    place = {row["key"]: int(row["uri"]) + 5 * n for n, c in enumerate(found) for row in rows_of(c.samples).to_pylist()}
     if row_group:
         found = [on_disk(corpus, tmp_path / corpus.name, row_group=row_group) for corpus in found]
     with open_pool(found, class_names=["a"], spill=tmp_path) as pool:
@@ -92,16 +100,16 @@ def test_vectors_come_in_key_order_each_with_its_key(kind: str, row_group: int |
     assert some.table(np.array([1])).to_pylist() == [{"key": some.keys[1].decode(), "corpus_order": 1}]
 
 
-def test_nothing_has_no_vectors(pool: Pool) -> None:
-    none = pool.points("features", "candidates WHERE false")
-    assert none.rows_ND.shape == (0, 0)
-    assert len(none.keys) == len(none.corpus_order) == 0
+def test_nothing_has_no_vectors(tmp_path: Path) -> None:
+    with opened(tmp_path) as pool:
+        none = pool.points("features", "candidates WHERE false")
+        assert none.rows_ND.shape == (0, 0)
+        assert len(none.keys) == len(none.corpus_order) == 0
 
 
 def test_a_row_without_its_vector_is_an_integrity_error(tmp_path: Path) -> None:
     one = on_disk(FOUND[0], tmp_path / "one", row_group=2)
-    vectors = FOUND[0].vectors["features"]
-    assert isinstance(vectors, pa.Table)
+    vectors = rows_of(FOUND[0].vectors["features"])
     path = one.vectors["features"]
     assert isinstance(path, Path)
     write_manifest(path.parent, FEATURES, vectors.slice(1), provenance=Provenance(step="score"), sizes={"features": 2})
@@ -125,11 +133,12 @@ def test_distances_to_a_reference_become_columns(tmp_path: Path) -> None:
         assert pool.count() == 1
 
 
-def test_tables_last_as_long_as_their_block(pool: Pool) -> None:
-    with pool.table("mine", pa.table({"n": [1, 2]})):
-        assert pool.count("mine") == 2
-    with pytest.raises(Exception, match="mine does not exist"):
-        pool.count("mine")
+def test_tables_last_as_long_as_their_block(tmp_path: Path) -> None:
+    with opened(tmp_path) as pool:
+        with pool.table("mine", pa.table({"n": [1, 2]})):
+            assert pool.count("mine") == 2
+        with pytest.raises(Exception, match="mine does not exist"):
+            pool.count("mine")
 
 
 def test_paths_may_hold_quotes_and_what_spills_goes(tmp_path: Path) -> None:

@@ -166,13 +166,13 @@ def test_progress_is_told_of_every_image_and_only_of_work(corpora: list[Corpus],
     told: dict[str, list[int]] = {}
 
     @contextlib.contextmanager
-    def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    def progress(label: str, total: int, *, unit: str = "images") -> Iterator[Callable[[int], None]]:
         steps = told.setdefault(label, [])
         yield steps.append
-        assert sum(steps) == total, label
+        assert sum(steps) == total, (label, unit)
 
     run(corpora, tmp_path, progress=progress)
-    assert list(told) == ["ingest f", "ingest t", "ingest p", "score f", "score t", "score p", "pack"]
+    assert list(told) == ["ingest f", "ingest t", "ingest p", "score f", "score t", "score p", "decide", "pack"]
     told.clear()
     run(corpora, tmp_path, progress=progress)
     assert list(told) == ["score f", "score t", "score p", "pack"]
