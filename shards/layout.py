@@ -13,8 +13,10 @@ is fixed and members are sorted, so the same images give the same bytes.
 
 import io
 import itertools
+import os
 import tarfile
 import tokenize
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,11 +107,13 @@ def _npy(array: NDArray[np.generic]) -> bytes:
 def _encode_images(images_NCHW: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     from PIL import Image  # here: sets of small images never need a codec
 
-    blobs = []
-    for image_CHW in images_NCHW:
+    def encoded(image_CHW: NDArray[np.uint8]) -> bytes:
         out = io.BytesIO()
         Image.fromarray(np.ascontiguousarray(image_CHW.transpose(1, 2, 0))).save(out, "PNG", compress_level=3)
-        blobs.append(out.getvalue())
+        return out.getvalue()
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # it costs more than decoding the photograph did
+        blobs = list(pool.map(encoded, images_NCHW))
     offsets = np.cumsum([0, *map(len, blobs)], dtype=np.int64)
     return np.frombuffer(b"".join(blobs), dtype=np.uint8), offsets
 

@@ -295,7 +295,7 @@ def test_an_error_of_the_system_says_which_corpus_it_is_about(tmp_path: Path) ->
             return super().read(part)
 
     root = messy(tmp_path / "in")
-    with pytest.raises(OSError, match="Input/output error: 'folder:.*in'"):
+    with pytest.raises(OSError, match=r"Input/output error: 'folder:.*in'"):
         run(Failing(open_corpus(f"c={root}")), tmp_path)
     assert run(root, tmp_path).decoded == 9
 
@@ -344,11 +344,11 @@ def test_an_error_of_the_inputs_comes_after_what_was_before_it() -> None:
         yield from range(3)
         raise KeyError("the fourth")
 
-    found = []
-    with ThreadPoolExecutor(2) as pool, pytest.raises(KeyError, match="the fourth"):
-        for square in in_order(pool, lambda n: n * n, inputs(), ahead=9):
-            found.append(square)  # noqa: PERF402
-    assert found == [0, 1, 4]
+    with ThreadPoolExecutor(2) as pool:
+        squares = in_order(pool, lambda n: n * n, inputs(), ahead=9)
+        assert [next(squares) for _ in range(3)] == [0, 1, 4]
+        with pytest.raises(KeyError, match="the fourth"):
+            next(squares)
 
 
 def test_rerun_decodes_nothing_and_lists_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
