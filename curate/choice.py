@@ -47,10 +47,9 @@ class Choice:
         from curate.select import SELECTORS  # here: rules are told what was chosen
 
         _expect(self.budget >= 1, "--budget", self.budget, "at least 1 image")
-        _expect(self.budget <= _MOST, "--budget", self.budget, f"at most {_MOST:,} images")
         _expect(0 <= self.holdout < 1, "--holdout", self.holdout, "a fraction from 0 to below 1")
         limit = self.base_limit
-        _expect(limit is None or 1 <= limit <= _MOST, "--base-limit", limit, f"1 to {_MOST:,} images")
+        _expect(limit is None or limit >= 1, "--base-limit", limit, "at least 1 image")
         _expect(self.on in VECTORS, "--on", self.on, f"one of {', '.join(VECTORS)}")
         near = self.near_duplicates
         _expect(near is None or 0 <= near < 1, "--near-duplicates", near, "a fraction from 0 to below 1")
@@ -58,12 +57,14 @@ class Choice:
         _expect(within is None or 0 <= within < 1, "--exclude-within", within, "a fraction from 0 to below 1")
         for option, limits in (("--cap", self.caps), ("--floor", self.floors)):
             for name, limit in limits.items():
-                _expect(0 <= limit <= _MOST, f"{option} {name}", limit, f"0 to {_MOST:,} images")
+                _expect(limit >= 0, f"{option} {name}", limit, "a number of images, 0 or more")
         for name in self.caps.keys() & self.floors.keys():
             limit = self.caps[name]
             _expect(
                 self.floors[name] <= limit, f"--floor {name}", self.floors[name], f"no more than its --cap, {limit}"
             )
+        counts = (self.budget, self.base_limit or 0, *self.caps.values(), *self.floors.values())
+        _expect(max(counts) <= _MOST, "the largest number of images", max(counts), f"at most {_MOST:,}")
         assured = sum(self.floors.values())
         _expect(assured <= self.budget, "the sum of all --floor", assured, f"no more than --budget, {self.budget}")
         if self.mode not in SELECTORS:

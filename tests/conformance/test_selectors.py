@@ -31,17 +31,21 @@ Row = dict[str, Any]
 MANY = 1_000  # a budget beyond any small corpus here
 CLASSES = ("one", "two", "never")  # no image here is of the last one
 NAN, INF = float("nan"), float("inf")
-VIEWS = [  # logits: ties between images and between classes, a certain one, huge ones, and three that are not finite
+# Logits. Each tells two rules apart: ties between images and classes, a shift, a third class that counts, images so
+# certain that only self_ce still differs, huge ones; and three that are not finite.
+TIE, CERTAIN = (0.0, 0.0, -9.0), (900.0, -900.0, -950.0)
+FINITE = [
     (1.0, 0.0, -9.0),
     (0.0, 1.0, -9.0),
-    (0.0, 0.0, -9.0),
-    (0.5, 0.0, -1.0),
-    (900.0, -900.0, -950.0),
+    TIE,
+    (5.0, 5.0, -4.0),
+    (0.3, 0.0, 0.0),
+    (20.0, 0.0, -9.0),
+    (30.0, 0.0, -9.0),
+    CERTAIN,
     (-2e38, 3e38, -3e38),
-    (NAN, 0.0, 0.0),
-    (INF, 0.0, 0.0),
-    (0.0, 0.0, -INF),
 ]
+NOT_FINITE = [(NAN, 0.0, 0.0), (INF, 0.0, 0.0), (0.0, 0.0, -INF)]
 
 
 REFERENCE = points([(0, 0), (2, 1), (1, 5)])
@@ -93,7 +97,7 @@ WHERES: dict[str | None, Callable[[Row], bool]] = {
     "pred = 0 OR corpus = 'c1'": lambda row: row["pred"] == 0 or row["corpus"] == "c1",
 }
 
-VARIED = [Sample(picture=n, logits=VIEWS[n % 6]) for n in range(12)]
+VARIED = [Sample(picture=n, logits=FINITE[n % 9]) for n in range(15)]
 
 modes = pytest.mark.parametrize("mode", OPTIONS)
 
@@ -108,7 +112,7 @@ def corpora(draw: st.DrawFn) -> list[Scored]:
 
     Equal pixels have equal logits, and equal bytes equal pixels, as in any real corpus.
     """
-    views = draw(st.lists(st.sampled_from(VIEWS), min_size=9, max_size=9))
+    views = draw(st.lists(st.sampled_from([*FINITE, *NOT_FINITE]), min_size=9, max_size=9))
     pictures = st.sampled_from([None, *range(9), *range(9)])
     sample = st.builds(
         lambda picture, form: Sample(picture=picture, form=form, logits=None if picture is None else views[picture]),
@@ -204,8 +208,26 @@ def test_every_row_is_decided_with_a_reason_and_counts_add_up(mode: str, data: s
     assert all((row["rank"] is not None) == (row["split"] is not None) == row["selected"] for row in rows)
     held = sum(row["split"] == "holdout" for row in rows)
     assert held == math.floor(Fraction(str(choice.holdout)) * len(kept))
-    check_limits(free, kept, choice, list(outcome.picked.rows["corpus_order"]))
+    check_limits(free, kept, choice)
+    assert Counter(f"c{n}" for n in outcome.picked.rows["corpus_order"]) == Counter(row["corpus"] for row in kept)
     check_order(free, choice)
+
+
+@modes
+@pytest.mark.parametrize("budget", [7, 16])
+def test_caps_and_floors_hold_where_the_rule_would_have_it_otherwise(mode: str, budget: int) -> None:
+    """The first corpus has something of all, the second what one end of an order holds, the third the other end."""
+    ends = (("c1", CERTAIN, 40), ("c2", TIE, 60))
+    found = [scored("c0", VARIED)]
+    found += [scored(c, [Sample(picture=first + n, logits=view) for n in range(15)]) for c, view, first in ends]
+    choice = asked(mode, budget=budget, caps={"c0": 2, "c1": 4, "c2": 5}, floors={"c1": 2, "c2": 3})
+    rows = joined(run(found, choice))
+    free, _ = split(rows, choice)
+    kept = [row for row in free if row["selected"]]
+    check_limits(free, kept, choice)
+    check_order(free, choice)
+    if mode in ORDERS and mode not in ("random", "band"):
+        assert {row["reason"] for row in free} >= ({FLOOR} if budget == 7 else {CORPUS_FULL})
 
 
 def check_tables(outcome: Outcome, found: list[Scored]) -> None:
@@ -219,10 +241,9 @@ def check_tables(outcome: Outcome, found: list[Scored]) -> None:
         assert table.schema.names == schema.plain_schema().names
 
 
-def check_limits(free: list[Row], kept: list[Row], choice: Choice, picked: list[Any]) -> None:
+def check_limits(free: list[Row], kept: list[Row], choice: Choice) -> None:
     """Budget, caps and floors."""
     had, gave = Counter(row["corpus"] for row in free), Counter(row["corpus"] for row in kept)
-    assert Counter(f"c{n}" for n in picked) == gave
     assert all(gave[name] <= cap for name, cap in choice.caps.items())
     for row in free:
         if row["reason"] == CORPUS_FULL:
@@ -314,7 +335,7 @@ def test_threads_change_no_decision_among_many_ties(
 def picks(found: list[Scored], choice: Choice, spill: Path, *, threads: int | None = None) -> pa.Table:
     """What a rule picks, not decided."""
     reference = REFERENCE if choice.mode == "hausdorff" else None
-    with open_pool(found, class_names=CLASSES, spill=spill, reference=reference, threads=threads) as pool:
+    with open_pool(found, class_names=CLASSES, spill=spill / "spill", reference=reference, threads=threads) as pool:
         if choice.where is not None:
             pool.restrict(choice.where)
         return SELECTORS[choice.mode].pick(pool, choice, Quota.of(choice, pool.corpora)).rows
@@ -325,7 +346,7 @@ def test_orders_beyond_the_heap_are_sorted_to_the_same_end(
     mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DuckDB's heap ends at a million rows; above it the whole order is sorted."""
-    found = [scored("c0", VARIED), scored("c1", [Sample(picture=30 + n, logits=VIEWS[n]) for n in range(6)])]
+    found = [scored("c0", VARIED), scored("c1", [Sample(picture=30 + n, logits=FINITE[n]) for n in range(6)])]
     choice = asked(mode, budget=10, caps={"c0": 8}, floors={"c1": 4})
     by_heap = picks(found, choice, tmp_path)
     monkeypatch.setattr("curate.select.order.HEAP", 1)
@@ -349,18 +370,19 @@ def test_a_larger_budget_keeps_what_a_smaller_one_kept(mode: str, data: st.DataO
 
 @modes
 def test_a_budget_beyond_all_takes_all(mode: str) -> None:
-    found = [scored("c0", VARIED), scored("c1", [*VARIED[3:5], Sample(picture=20, logits=VIEWS[2])])]
+    found = [scored("c0", VARIED), scored("c1", [*VARIED[3:5], Sample(picture=20, logits=TIE)])]
     rows = joined(run(found, asked(mode, budget=MANY)))
     free, left = split(rows, asked(mode))
     assert len(left["duplicate"]) == 2
     assert len(free) > 5
     assert all(row["selected"] for row in free)
+    check_order(free, asked(mode, budget=MANY))
 
 
 @modes
 def test_a_budget_of_nothing_takes_nothing(mode: str) -> None:
     rows = joined(run([scored("c0", VARIED)], asked(mode), budget=0))
-    assert len(rows) == 12
+    assert len(rows) == len(VARIED)
     assert not any(row["selected"] or row["split"] or row["rank"] for row in rows)
     assert all(row["reason"] for row in rows)
 
@@ -371,7 +393,7 @@ def test_nothing_is_picked_where_nothing_can_be(mode: str) -> None:
     found = [
         scored("c0", []),
         scored("c1", [Sample(picture=None, form=n) for n in range(2)]),
-        scored("c2", [Sample(picture=n, logits=view) for n, view in enumerate(VIEWS[6:])]),
+        scored("c2", [Sample(picture=n, logits=view) for n, view in enumerate(NOT_FINITE)]),
     ]
     outcome = run(found, asked(mode, budget=6), reference=REFERENCE)
     assert outcome.selection["reason"].to_pylist() == ["nonfinite"] * 3
@@ -382,7 +404,7 @@ def test_nothing_is_picked_where_nothing_can_be(mode: str) -> None:
 @modes
 def test_equal_scores_are_decided_by_key_alone(mode: str) -> None:
     """Also by equal vectors; the rules that draw, draw by key."""
-    samples = [Sample(picture=n, logits=VIEWS[2], vector=(1.0, 1.0)) for n in range(9)]
+    samples = [Sample(picture=n, logits=TIE, vector=(1.0, 1.0)) for n in range(9)]
     rows = joined(run([scored("c0", samples)], asked(mode, budget=15, seed=2)))
     by_draw = mode in ("random", "band", "balanced")
     wanted = sorted(rows, key=lambda row: (drawn(row, 2) if by_draw else "", row["key"]))
@@ -407,7 +429,7 @@ def test_filters_and_conditions_combine_with_every_rule(mode: str) -> None:
     near = (30.0, 30.0)
     places = [(9.0, 0.0), (60.0, 0.0), near, near, (0.0, 0.0), (5.0, 5.0), (0.0, 9.0), (20.0, 0.0), (0.0, 20.0)]
     samples = [
-        Sample(picture=n, vector=place, logits=VIEWS[6 if n == 4 else 5 if n == 5 else n % 3])
+        Sample(picture=n, vector=place, logits=NOT_FINITE[0] if n == 4 else CERTAIN if n == 5 else FINITE[n % 3])
         for n, place in enumerate(places)
     ]
     found = [scored("c0", samples[:3]), scored("c1", [samples[0], *samples[3:]])]

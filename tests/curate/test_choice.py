@@ -95,20 +95,43 @@ def test_an_unknown_mode_names_all_that_are_known() -> None:
     assert str(refusal.value) == f"unknown mode 'entropy'; known: {', '.join(SELECTORS)}"
 
 
+CORPORA = ("one", "two")
+
+
 @pytest.mark.parametrize("option", ["caps", "floors"])
 def test_limits_are_of_corpora_that_are_there(option: str) -> None:
     limits: dict[str, Any] = {option: {"one": 3, "tow": 3}}
     words = f"--{option.removesuffix('s')} is tow; expected a corpus among one, two"
     with pytest.raises(CurateError, match=words):
-        Choice(**limits).check_corpora(["one", "two"])
-    Choice(**limits).check_corpora(["one", "two", "tow"])
+        Choice(**limits).check_sides(CORPORA, reference=False, excluded=False)
+    Choice(**limits).check_sides([*CORPORA, "tow"], reference=False, excluded=False)
 
 
 def test_some_options_need_another_set_beside_them() -> None:
     with pytest.raises(CurateError, match="--mode is hausdorff; expected --reference SPEC beside it"):
-        Choice(mode="hausdorff").check_sides(reference=False, excluded=True)
+        Choice(mode="hausdorff").check_sides(CORPORA, reference=False, excluded=True)
     for within in (0.0, 0.5):
         with pytest.raises(CurateError, match=rf"--exclude-within is {within}; expected --exclude SPEC beside it"):
-            Choice(exclude_within=within).check_sides(reference=True, excluded=False)
-    Choice(mode="hausdorff", exclude_within=0.1).check_sides(reference=True, excluded=True)
-    Choice(mode="kcenter").check_sides(reference=False, excluded=False)
+            Choice(exclude_within=within).check_sides(CORPORA, reference=True, excluded=False)
+    Choice(mode="hausdorff", exclude_within=0.1).check_sides(CORPORA, reference=True, excluded=True)
+    Choice(mode="kcenter").check_sides(CORPORA, reference=False, excluded=False)
+
+
+def test_vectors_are_chosen_only_where_they_are_used() -> None:
+    words = "--on is logits; expected a rule or a filter that measures distances"
+    with pytest.raises(CurateError, match=words):
+        Choice(on="logits").check_sides(CORPORA, reference=False, excluded=False)
+    with pytest.raises(CurateError, match=words):
+        Choice(on="logits", exclude_within=0.0).check_sides(CORPORA, reference=False, excluded=True)
+    Choice(on="logits").check_sides(CORPORA, reference=True, excluded=False)
+    Choice(on="logits").check_sides(CORPORA, reference=False, excluded=True)
+    Choice(on="logits", near_duplicates=0.1).check_sides(CORPORA, reference=False, excluded=False)
+    Choice(on="logits", mode="kcenter").check_sides(CORPORA, reference=False, excluded=False)
+
+
+def test_numbers_stay_integers_everywhere() -> None:
+    for options in ({"budget": 10**20}, {"caps": {"one": 10**13}}, {"mode": "balanced", "base_limit": 10**18}):
+        with pytest.raises(
+            CurateError, match=r"the largest number of images is \d+; expected at most 1,000,000,000,000"
+        ):
+            Choice(**options)

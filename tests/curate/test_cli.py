@@ -311,8 +311,9 @@ def test_a_query_is_a_rule(curate: Terminal, teacher: tuple[str, ...]) -> None:
 
 
 def test_limits_a_reference_and_what_must_not_come_in(curate: Terminal, teacher: tuple[str, ...]) -> None:
-    sides = ("--reference", "ref=../x.parquet", "--exclude", "out=../x.parquet", "--exclude-within", 0, "--cap", "f=2", "--floor", "t=3")
-    found = curate.json("select", *teacher, *CORPORA, *sides, "--budget", 6, "--mode", "hausdorff", "--max-bad", 0.1)
+    sides = ("--reference", "ref=../x.parquet", "--exclude", "out=../x.parquet", "--exclude-within", 0)
+    limits = ("--cap", "f=2", "--floor", "t=3", "--budget", 6)
+    found = curate.json("select", *teacher, *CORPORA, *sides, *limits, "--mode", "hausdorff", "--max-bad", 0.1)
     assert found["filters"] == {"excluded": {"equal_pixels": 6, "near": 0}}
     assert {c["corpus"]: c["selected"] for c in found["corpora"]} == {"f": 2, "t": 4, "p": 0}
     rows = read_manifest(Path("transfer-set"), SELECTION).to_pylist()

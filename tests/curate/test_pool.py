@@ -33,7 +33,7 @@ def opened(spill: Path) -> AbstractContextManager[Pool]:
 
 
 def test_candidates_are_finite_first_and_admitted(tmp_path: Path) -> None:
-    with opened(tmp_path) as pool:
+    with opened(tmp_path / "spill") as pool:
         assert [pool.count(view) for view in ("samples", "scores", "dropped", "candidates")] == [12, 11, 3, 7]
         rows = pool.connection.sql("SELECT corpus, corpus_order, status FROM candidates").to_arrow_table().to_pylist()
         assert {(row["corpus"], row["corpus_order"], row["status"]) for row in rows} == {
@@ -47,7 +47,7 @@ def test_candidates_are_finite_first_and_admitted(tmp_path: Path) -> None:
 
 
 def test_rows_are_counted_by_corpus(tmp_path: Path) -> None:
-    with opened(tmp_path) as pool:
+    with opened(tmp_path / "spill") as pool:
         assert pool.corpora == ["one", "two"]
         rows = pool.connection.sql("SELECT * FROM candidates").to_arrow_table()
         assert pool.per_corpus(rows) == [5, 2]
@@ -55,7 +55,7 @@ def test_rows_are_counted_by_corpus(tmp_path: Path) -> None:
 
 
 def test_what_is_dropped_is_no_candidate_any_more(tmp_path: Path) -> None:
-    with opened(tmp_path) as pool:
+    with opened(tmp_path / "spill") as pool:
         some = pool.points("features")
         assert pool.drop(some.table(np.array([0, 2])), "unwanted") == 2
         left = pool.points("features").keys
@@ -65,7 +65,7 @@ def test_what_is_dropped_is_no_candidate_any_more(tmp_path: Path) -> None:
 
 
 def test_pixels_are_dropped_once_and_duplicates_keep_their_reason(tmp_path: Path) -> None:
-    with opened(tmp_path) as pool:
+    with opened(tmp_path / "spill") as pool:
         hashes = pool.connection.sql(
             "SELECT pixel_hash FROM samples WHERE uri IN ('000001', '000005')"
         ).to_arrow_table()
@@ -87,7 +87,7 @@ def test_vectors_come_in_key_order_each_with_its_key(kind: str, row_group: int |
     place = {row["key"]: int(row["uri"]) + 5 * n for n, c in enumerate(found) for row in rows_of(c.samples).to_pylist()}
     if row_group:
         found = [on_disk(corpus, tmp_path / corpus.name, row_group=row_group) for corpus in found]
-    with open_pool(found, class_names=["a"], spill=tmp_path) as pool:
+    with open_pool(found, class_names=["a"], spill=tmp_path / "spill") as pool:
         all_ = pool.points(kind, "scores")
         some = pool.points(kind, "candidates WHERE corpus_order = 1")
     assert len(all_.keys) == 15
@@ -101,7 +101,7 @@ def test_vectors_come_in_key_order_each_with_its_key(kind: str, row_group: int |
 
 
 def test_nothing_has_no_vectors(tmp_path: Path) -> None:
-    with opened(tmp_path) as pool:
+    with opened(tmp_path / "spill") as pool:
         none = pool.points("features", "candidates WHERE false")
         assert none.rows_ND.shape == (0, 0)
         assert len(none.keys) == len(none.corpus_order) == 0
@@ -113,14 +113,14 @@ def test_a_row_without_its_vector_is_an_integrity_error(tmp_path: Path) -> None:
     path = one.vectors["features"]
     assert isinstance(path, Path)
     write_manifest(path.parent, FEATURES, vectors.slice(1), provenance=Provenance(step="score"), sizes={"features": 2})
-    with open_pool([one], class_names=["a"], spill=tmp_path) as pool:
+    with open_pool([one], class_names=["a"], spill=tmp_path / "spill") as pool:
         with pytest.raises(IntegrityError, match=f"features.parquet lacks the row of {vectors['key'][0].as_py()}"):
             pool.points("features", "scores")
         assert len(pool.points("logits", "scores").keys) == 7
 
 
 def test_distances_to_a_reference_become_columns(tmp_path: Path) -> None:
-    with open_pool(FOUND, class_names=["a"], spill=tmp_path, reference=points([(0, 0), (3, 4)])) as pool:
+    with open_pool(FOUND, class_names=["a"], spill=tmp_path / "spill", reference=points([(0, 0), (3, 4)])) as pool:
         some = pool.points("features", "candidates WHERE corpus_order = 1")
         pool.note_nearest(some, np.array([2.5, 0.0]), np.array([1, 0]))
         noted = pool.connection.execute(
@@ -134,7 +134,7 @@ def test_distances_to_a_reference_become_columns(tmp_path: Path) -> None:
 
 
 def test_tables_last_as_long_as_their_block(tmp_path: Path) -> None:
-    with opened(tmp_path) as pool:
+    with opened(tmp_path / "spill") as pool:
         with pool.table("mine", pa.table({"n": [1, 2]})):
             assert pool.count("mine") == 2
         with pytest.raises(Exception, match="mine does not exist"):

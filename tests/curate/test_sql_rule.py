@@ -104,7 +104,7 @@ def test_an_order_that_is_left_open_is_one_all_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_threads_that_were_asked_for_come_back(threads: int, tmp_path: Path) -> None:
-    with open_pool(FOUND, class_names=["even", "odd"], spill=tmp_path, threads=threads) as pool:
+    with open_pool(FOUND, class_names=["even", "odd"], spill=tmp_path / "spill", threads=threads) as pool:
         assert pool.query_keys(TOP) == 6
         assert pool.connection.execute("SELECT current_setting('threads')").fetchall() == [(threads,)]
 
