@@ -84,6 +84,7 @@ def ingest(
             "id": result.store.id,
             "seen": result.store.document["seen"],
             "usable": result.store.rows(),
+            "quarantined": result.store.document["seen"] - result.store.rows(),
             "unreadable": result.unreadable,
             "decoded": result.decoded,
         }
@@ -92,7 +93,7 @@ def ingest(
     if json:
         emit_json(documents)
     else:
-        table(documents, ["corpus", "seen", "usable", "unreadable", "decoded", "store"])
+        table(documents, ["corpus", "seen", "usable", "quarantined", "unreadable", "decoded", "store"])
     check_unread(results)
     check_bad(sum(d["seen"] for d in documents), sum(d["usable"] for d in documents), max_bad, where=work)
 

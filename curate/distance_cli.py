@@ -38,6 +38,8 @@ def distance(
     from curate.vectors import check_same_teacher, open_vectors
 
     kind = _kind(on)
+    if report is not None:
+        _check_page(report)
     one, other = open_vectors(a, kind), open_vectors(b, kind)
     check_same_teacher(one, other)
     for vectors in (one, other):
@@ -52,6 +54,16 @@ def distance(
         emit_json(_document(found, one, other, kind=kind))
     else:
         _tell(found, one, other, kind=kind)
+
+
+def _check_page(path: Path) -> None:
+    """Refuse to put a page where something else lies: a device, a link, a file that is no page."""
+    from curate.errors import DistanceError
+
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise DistanceError(f"--report is {path}; expected a name that ends in .html")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise DistanceError(f"--report is {path}, which is a link, a folder or a device; expected a name that is free")
 
 
 def _kind(on: str) -> "Kind":

@@ -21,6 +21,7 @@ from manifests.errors import OutputConflict
 from manifests.provenance import fingerprint
 from shards.index import ShardFolder, open_folder
 
+REFUSED = "refused"
 REUSE, MAKE, GO_ON = "there, reused", "to be made", "begun, goes on"
 UNKNOWN = "there: goes on if it is of the same plan, else refused"
 MEGA = 1e6
@@ -50,11 +51,12 @@ def forecast(
     pixels, vectors = 3 * teacher.input_size**2, FLOAT * (teacher.feature_dim + teacher.num_classes)
     stores: list[ShardFolder | None] = []
     ingests, scores = [], []
-    for corpus in sources.all():
+    for corpus, part in sources.parts():
         step, store = _ingest(corpus, transform, work=work)
+        step["what"] = corpus.name + part
         ingests.append(step | _written(step, pixels + SAMPLE))
         folder = place_of_scores(store, teacher, work=work, device=device) if store else None
-        step = _step("score", corpus.name, _state(*folder, "scores") if folder else MAKE, step["images"])
+        step = _step("score", corpus.name + part, _state(*folder, "scores") if folder else MAKE, step["images"])
         scores.append(step | _written(step, vectors + SCORE))
         stores.append(store)
     images = sum(step["images"] for step in ingests[: len(sources.corpora)])
@@ -103,7 +105,7 @@ def _state_of_out(out: Path, plan: Mapping[str, Any], *, replace: bool) -> str:
     try:
         check_claim(out, plan=plan)
     except OutputConflict as conflict:
-        return f"{MAKE}, the old one moved aside" if replace else f"refused: {conflict}"
+        return f"{MAKE}, the old one moved aside" if replace else f"{REFUSED}: {conflict}"
     return _state(out, fingerprint({"plan": plan}), "transfer-set")
 
 

@@ -39,6 +39,11 @@ class Sources:
         names = [corpus.name for corpus in self.corpora]
         rehearse(choice, names, reference=bool(self.reference), excluded=bool(self.excluded))
 
+    def parts(self) -> list[tuple[Corpus, str]]:
+        """All of them, each with what a person calls its part, nothing for those that are chosen from."""
+        named = (("", self.corpora), (" (reference)", self.reference), (" (excluded)", self.excluded))
+        return [(corpus, part) for part, corpora in named for corpus in corpora]
+
     def all(self) -> list[Corpus]:
         """All of them."""
         return [*self.corpora, *self.reference, *self.excluded]

@@ -288,7 +288,7 @@ def notes(document: Mapping[str, Any]) -> list[str]:
     counts, plan, rule = document["counts"], document["plan"], document["rule"]
     usable = counts["selected"] + counts["left_out"]
     share = counts["selected"] / usable
-    found = []
+    found = [_taken_out(document)] if document["filters"] else []
     asked = usable - sum(document["reasons"].get(reason, 0) for reason in DROPPED)
     if counts["selected"] == asked < plan["budget"]:
         found.append(
@@ -304,6 +304,14 @@ def notes(document: Mapping[str, Any]) -> list[str]:
     return found + _shortfall(rule, last=document["corpora"][-1]["corpus"])
 
 
+def _taken_out(document: Mapping[str, Any]) -> str:
+    """How many images the filters took out."""
+    reasons = document["reasons"]
+    words = {"excluded": "excluded", "near_duplicates": "near duplicate"}
+    said = [f"{reasons.get(words[name], 0):,} {words[name]}" for name in document["filters"]]
+    return f"taken out by the filters: {', '.join(said)}"
+
+
 def _shortfall(rule: Mapping[str, Any], *, last: str) -> list[str]:
     """The classes that the corpora could not fill, the emptiest first, and what would fill them."""
     missing = sorted(rule.get("shortfall", {}).items(), key=lambda item: -item[1])
@@ -311,7 +319,7 @@ def _shortfall(rule: Mapping[str, Any], *, last: str) -> list[str]:
     for name, count in missing[:SHOWN]:
         size, held = rule["size_that_fills"][name], rule["held_back_by"]
         if size is None:
-            how = f"{last} has none of it"
+            how = f"{last} has no candidate of it"
         elif held == "--cap":
             how = f"{last} has given its --cap"
         elif held == "--base-limit":

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from curate.ingest import IngestResult
     from curate.run import Curated
 
+WRONG_USAGE = 2
+"""exit code: what was asked would be refused"""
 TOO_BAD = 3
 """exit code: done, but more samples were quarantined than --max-bad allows, or some could not be read"""
 
@@ -42,11 +44,18 @@ def tell_selection(result: "Curated", out: Path, *, json: bool) -> None:
 
 
 def tell_forecast(steps: Sequence[Mapping[str, Any]], *, json: bool) -> None:
-    """What a selection would do."""
+    """What a selection would do; exits as the run would if that would be refused."""
+    from curate.forecast import REFUSED
+
     if json:
         emit_json(list(steps))
     else:
-        table(steps, ["step", "what", "state", "images", "reads_MB", "writes_MB"])
+        rows = [{**step, "state": step["state"].partition(":")[0]} for step in steps]
+        table(rows, ["step", "what", "state", "images", "reads_MB", "writes_MB"])
+    refused = [step["state"] for step in steps if step["state"].startswith(REFUSED)]
+    if refused:
+        note(f"curate: {refused[0]}")
+        raise typer.Exit(WRONG_USAGE)
 
 
 def tell_modes(*, json: bool) -> None:

@@ -306,6 +306,8 @@ def _leaves(value: Any, name: str = "") -> dict[str, str]:
         parts = value
     elif isinstance(value, list) and any(isinstance(v, dict) for v in value):
         parts = dict(enumerate(value))
+    elif value in ({}, []):
+        return {}
     else:
         return {name: repr(value)}
     return {k: v for key, part in parts.items() for k, v in _leaves(part, f"{name}.{key}".lstrip(".")).items()}

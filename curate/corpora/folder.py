@@ -1,7 +1,8 @@
 """Reader of a folder of image files: flat, or one subfolder a class (the ImageFolder layout).
 
 The label is the first-level folder. Names that begin with a dot are skipped, files without an image extension too.
-Folders that are symbolic links are never entered; a link that leads out of the corpus is an item with an error.
+Folders that are symbolic links are never entered; a link to a file that leads out of the corpus is an item with an
+error, unless `?links=follow` says that the corpus is made of such links.
 A file is as it was listed or it is unreadable: one that has changed since is not of the corpus that has this identity.
 """
 
@@ -12,8 +13,11 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import NamedTuple
 
-from curate.corpora.base import Item, Part, fingerprint, is_image, printable, split
+from curate.corpora.base import Item, Part, fingerprint, is_image, printable, split, split_options
 from curate.errors import CorpusEmpty, CorpusNotFound, UnknownCorpus
+
+FOLLOW = "follow"
+"""the one value of the option `links`"""
 
 
 class _Entry(NamedTuple):
@@ -34,6 +38,10 @@ class FolderCorpus:
 
     def __init__(self, name: str, path: str) -> None:
         self.name, self.spec = name, f"folder:{path}"
+        path, options = split_options(self.scheme, path, ("links",))
+        if options.get("links", FOLLOW) != FOLLOW:
+            raise UnknownCorpus(f"corpus {name!r}: links={options['links']}; expected links={FOLLOW}, or nothing")
+        self._follow = bool(options)
         self._root = Path(path).expanduser()
         if not self._root.exists():
             raise CorpusNotFound(f"corpus {name!r}: no such folder: {path}")
@@ -49,7 +57,7 @@ class FolderCorpus:
 
     @cached_property
     def _entries(self) -> list[_Entry]:
-        return sorted(_scan(self._root, self._root))
+        return sorted(_scan(self._root, self._root, follow=self._follow))
 
     def identity(self) -> str:
         """Over relative names, sizes and times of change."""
@@ -84,7 +92,7 @@ def _content(path: Path, listed: _Entry) -> bytes:
     return data
 
 
-def _scan(folder: Path, root: Path) -> Iterator[_Entry]:
+def _scan(folder: Path, root: Path, *, follow: bool = False) -> Iterator[_Entry]:
     try:
         with os.scandir(folder) as listing:
             found = [entry for entry in listing if not entry.name.startswith(".")]
@@ -95,8 +103,8 @@ def _scan(folder: Path, root: Path) -> Iterator[_Entry]:
         path = Path(entry.path)
         try:
             if entry.is_dir(follow_symlinks=False):
-                yield from _scan(path, root)
-            elif entry.is_symlink() and (is_image(entry.name) or entry.is_dir()) and _leads_out(path, root):
+                yield from _scan(path, root, follow=follow)
+            elif entry.is_symlink() and (is_image(entry.name) or entry.is_dir()) and _leads_out(path, root, follow):
                 yield _entry(path, root, error="a symbolic link out of the corpus, not followed")
             elif is_image(entry.name) and not entry.is_dir():
                 yield _look(path, root)
@@ -120,7 +128,10 @@ def _unreadable(path: Path, root: Path, error: OSError) -> _Entry:
     return _entry(path, root, error=_reason(error))._replace(unreadable=True)
 
 
-def _leads_out(path: Path, root: Path) -> bool:
+def _leads_out(path: Path, root: Path, follow: bool) -> bool:
+    """Whether a link leads out of the corpus, and is none that was meant to."""
+    if follow and path.is_file():
+        return False
     try:
         return not path.resolve().is_relative_to(root.resolve())
     except RuntimeError:  # a link to itself, before Python 3.13; reading it says so

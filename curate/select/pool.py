@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from curate.errors import CurateError
-from curate.select.query import check_select
+from curate.select.query import check_select, in_one_order
 from manifests.progress import Progress, silent
 from manifests.query import error_words
 from manifests.read import read_rows
@@ -152,16 +152,14 @@ class Pool:
     def query_keys(self, sql: str) -> int:
         """Make the table `returned` of a user's SELECT: key, its first column, and place, where it first came.
 
-        How many keys there are. Raises `CurateError` for anything but a SELECT of keys.
+        Places are by the query's own ORDER BY, then by key. How many keys there are. Raises `CurateError` for anything
+        but a SELECT of keys.
         """
         self.check_query(sql)
-        self.run("SET threads = 1")  # so the rows come in one order, whatever the query leaves open
         try:
-            self.run(f"CREATE TABLE answer AS {sql}")
+            self.run(f"CREATE TABLE answer AS {in_one_order(self.connection, sql)}")
         except duckdb.Error as error:
             raise CurateError(f"--sql: {error_words(error)}") from None
-        finally:
-            self.run("RESET threads" if self.threads is None else f"SET threads = {self.threads}")
         columns = self.connection.execute("DESCRIBE answer").fetchall()
         if "rowid" in {str(column[0]).lower() for column in columns}:  # it would hide the order of the rows
             raise CurateError("--sql: a column is called rowid; give it another name")

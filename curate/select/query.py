@@ -29,12 +29,28 @@ def check_select(connection: duckdb.DuckDBPyConnection, sql: str, *, option: str
         statements = connection.extract_statements(sql)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise CurateError(f"{option}: expected one condition or one SELECT, got {sql.strip()!r}")
-        tree = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [sql]).fetchall()[0][0]
-        if problem := _problem(connection, list(_nodes(json.loads(tree))), views):
+        if problem := _problem(connection, list(_nodes(_tree(connection, sql))), views):
             raise CurateError(f"{option} {problem}")
         connection.execute(f"EXPLAIN {sql}").fetchall()
     except duckdb.Error as error:
         raise CurateError(f"{option}: {error_words(error)}") from None
+
+
+def in_one_order(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
+    """A SELECT whose ORDER BY ends in its first column; else rows that are equal come as threads happen to finish."""
+    tree, by_first = (_tree(connection, text) for text in (sql, "SELECT 1 ORDER BY 1"))
+    own, last = (one["statements"][0]["node"]["modifiers"] for one in (tree, by_first))
+    for modifier in own:
+        if modifier["type"] == last[0]["type"]:
+            modifier["orders"] += last[0]["orders"]
+            break
+    else:
+        own[:0] = last
+    return str(connection.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(tree)]).fetchall()[0][0])
+
+
+def _tree(connection: duckdb.DuckDBPyConnection, sql: str) -> Any:
+    return json.loads(connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [sql]).fetchall()[0][0])
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:

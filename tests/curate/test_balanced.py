@@ -346,6 +346,7 @@ def test_what_is_missing_and_the_size_that_fills_it() -> None:
     assert found["shortfall"] == {"c": 15, "none": 20}
     assert found["size_that_fills"] == {"c": 200, "none": None}
     assert facts(200)["shortfall"] == {"none": 20}
+    assert facts(62)["size_that_fills"]["c"] == 207  # six of 62 are of c: 206.7 of them would have twenty
     assert facts(190)["shortfall"] == {"c": 1, "none": 20}
 
 

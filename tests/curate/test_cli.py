@@ -195,7 +195,7 @@ def test_too_many_damaged_is_exit_3_and_done_all_the_same(curate: Terminal, teac
     where = 'see which: manifests sql "SELECT corpus, uri, error FROM samples WHERE error IS NOT NULL" '
     code, out, err = curate("ingest", "--corpus", "f=../folder", "--size", SIDE)
     assert (code, err) == (3, f"{words}{where}.transferset\n")
-    assert out.splitlines()[1].split()[:5] == ["f", "10", "9", "0", "10"]
+    assert out.splitlines()[1].split()[:6] == ["f", "10", "9", "1", "0", "10"]
     code, out, err = curate("select", *teacher, "--corpus", "f=../folder", "--json", "--budget", 3)
     assert (code, err) == (3, f"{words}{where}transfer-set\n")
     assert json.loads(out)["counts"]["quarantined"] == 1
@@ -368,3 +368,21 @@ def test_a_dry_run_makes_nothing(curate: Terminal, teacher: tuple[str, ...]) -> 
     code, out, _ = curate("select", *teacher, *CORPORA, "--dry-run")
     assert code == 0
     assert out.splitlines()[0].split("  ")[0] == "step"
+
+
+def test_a_dry_run_that_would_be_refused_is_wrong_usage(curate: Terminal, teacher: tuple[str, ...]) -> None:
+    ask = ("select", *teacher, "--corpus", "p=../x.parquet", "--out", "ts", "--budget")
+    curate.json(*ask, 4)
+    code, out, err = curate(*ask, 3, "--dry-run")
+    assert code == 2
+    assert "refused" in out.splitlines()[-1]
+    assert err.startswith("curate: refused: ts was made differently: budget was 4, now 3")
+    code, out, err = curate(*ask, 3, "--dry-run", "--replace")
+    assert (code, err) == (0, "")
+    assert "to be made, the old one moved aside" in out
+
+
+def test_what_filters_took_is_told(curate: Terminal, teacher: tuple[str, ...]) -> None:
+    sides = ("--exclude", "out=../x.parquet", "--exclude-within", 0, "--max-bad", 0.1, "--budget", 5)
+    code, _, err = curate("select", *teacher, *CORPORA, *sides)
+    assert (code, err) == (0, "taken out by the filters: 6 excluded\n")

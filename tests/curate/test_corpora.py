@@ -199,6 +199,10 @@ def test_folder_links_and_odd_files(tmp_path: Path) -> None:
         "pipe.png": "not a regular file",
         "real/x.png": b"x",
     }
+    followed = {item.uri: item.error or item.data for item in items_of(f"folder:{root}?links=follow")}
+    assert followed == found | {"out.png": b"x"}
+    with pytest.raises(UnknownCorpus, match="links=yes; expected links=follow, or nothing"):
+        open_corpus(f"folder:{root}?links=yes")
 
 
 def test_a_file_or_folder_that_cannot_be_read_is_an_item_with_an_error(

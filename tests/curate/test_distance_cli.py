@@ -163,3 +163,15 @@ def test_two_teachers_are_refused(measure: Terminal) -> None:
     code, out, err = measure(a, b)
     assert (code, out) == (2, "")
     assert re.search(f"{Toy().name}, .* by other: distances between their vectors mean nothing", err)
+
+
+@pytest.mark.parametrize("name", ["notes.md", "link.html", "folder.html"])
+def test_a_page_replaces_nothing_else(measure: Terminal, name: str) -> None:
+    Path("notes.md").write_text("mine")
+    Path("link.html").symlink_to("notes.md")
+    Path("folder.html").mkdir()
+    code, out, err = measure("a.npy", "b.npy", "--report", name)
+    assert (code, out) == (2, "")
+    assert f"--report is {name}" in err
+    assert Path("notes.md").read_text() == "mine"
+    assert Path("link.html").is_symlink()

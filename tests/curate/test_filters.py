@@ -76,11 +76,12 @@ def test_vectors_near_the_excluded_set_are_excluded() -> None:
         choice, facts = Choice(budget=ALL, exclude_within=within), {}
 
         def prepare(pool: Pool) -> None:
-            facts.update(drop_excluded(pool, pixels(found, 6), points(corners), choice))
+            given_ = points(corners) if choice.exclusion else None
+            facts.update(drop_excluded(pool, pixels(found, 6), given_, choice))
 
         return reasons(chosen([found], choice, prepare=prepare), EXCLUDED), facts
 
-    for within, near in ((0.0, []), (None, [2, 5]), (0.255, [0, 2, 3, 5]), (0.27, [0, 1, 2, 3, 5])):
+    for within, near in ((0, []), (None, [2, 5]), (0.255, [0, 2, 3, 5]), (0.27, [0, 1, 2, 3, 5])):
         assert run(within) == ({("c", n) for n in [*near, 6]}, {"equal_pixels": 1, "near": len(near)})
     assert EXCLUDE_WITHIN == 0.1
 

@@ -34,7 +34,7 @@ def steps(sources: Sources, root: Path) -> dict[tuple[str, str], dict[str, objec
 def test_nothing_is_there_and_nothing_is_made(sources: Sources, tmp_path: Path) -> None:
     found = steps(sources, tmp_path)
     assert list(found) == [
-        *(("ingest", "one"), ("ingest", "two"), ("score", "one"), ("score", "two")),
+        *(("ingest", "one"), ("ingest", "two (reference)"), ("score", "one"), ("score", "two (reference)")),
         *(("select", "entropy-topk"), ("pack", "out")),
     ]
     assert {step["state"] for step in found.values()} == {MAKE}
