@@ -4,7 +4,9 @@ Keys are hashes, so a slice of them is a fair share of the rows of every corpus,
 within the slice: memory does not grow with the number of rows.
 """
 
+import bisect
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -48,11 +50,12 @@ CREATE TABLE renamed_{view} AS
 SELECT r.key, r.own_key, v.* EXCLUDE (key)
 FROM {view} v JOIN renamed r ON r.own_key = v.key AND r.corpus_order = v.corpus_order ORDER BY r.key
 """
-_SLICE = "SELECT *, key AS own_key FROM {view} WHERE key >= '{first}' AND key < '{end}'"
+_HERE = {"samples": "here", "scores": "(SELECT * FROM here LEFT JOIN nearest USING (key, corpus_order))"}
+_SLICE = "SELECT *, key AS own_key FROM {here}"
 _SLICE_RENAMED = """
-SELECT key, key AS own_key, * EXCLUDE (key) FROM {view} ANTI JOIN (
+SELECT key, key AS own_key, * EXCLUDE (key) FROM {here} ANTI JOIN (
     SELECT own_key AS key, corpus_order FROM renamed WHERE own_key >= '{first}' AND own_key < '{end}'
-) USING (key, corpus_order) WHERE key >= '{first}' AND key < '{end}'
+) USING (key, corpus_order)
 UNION ALL BY NAME SELECT * FROM renamed_{view} WHERE key >= '{first}' AND key < '{end}'
 """
 _SAMPLES = "SELECT * FROM slice ORDER BY key"
@@ -100,14 +103,21 @@ def decide(pool: Pool, picked: Picked, *, seed: int, holdout: float, folder: Pat
     ):
         writers = [stack.enter_context(manifest_writer(folder, t, provenance=provenance)) for t in TABLES]
         writing: list[Future[None]] = []
+        read = {view: [_Rows(source) for source in pool.sources(view)] for view in ("samples", "scores")}
+        part = _SLICE_RENAMED if renamed else _SLICE
         for first, end in pairwise(_edges(rows)):
-            part = _SLICE_RENAMED if renamed else _SLICE
-            samples = _slice(pool, part, "samples", _SAMPLES_RENAMED if renamed else _SAMPLES, first=first, end=end)
-            decided = _slice(pool, part, "scores", query, first=first, end=end)
+            tables = []
+            for view, of_view in (("samples", _SAMPLES_RENAMED if renamed else _SAMPLES), ("scores", query)):
+                rows_here = part.format(view=view, here=_HERE[view], first=first, end=end)
+                with pool.table("here", pa.concat_tables([rows.until(end) for rows in read[view]])):
+                    tables.append(pool.connection.sql(f"WITH slice AS ({rows_here}) {of_view}").to_arrow_table())
+            samples, decided = tables
             for written in writing:
                 written.result()
-            tables = (samples, decided, _with_nearest(decided))
-            writing = [threads.submit(writer.write, table) for writer, table in zip(writers, tables, strict=True)]
+            writing = [
+                threads.submit(writer.write, table)
+                for writer, table in zip(writers, (samples, decided, decided), strict=True)
+            ]
             advance(len(samples))
             reasons.update(_counts(decided["reason"]))
             classes.update(_counts(decided["pred"].filter(decided["selected"])))
@@ -132,18 +142,30 @@ def _edges(rows: int) -> list[str]:
     return ["", *(f"{(n << 32) // slices:08x}" for n in range(1, slices)), "g"]
 
 
-def _slice(pool: Pool, part: str, view: str, query: str, *, first: str, end: str) -> pa.Table:
-    rows = part.format(view=view, first=first, end=end)
-    found: pa.Table = pool.connection.sql(f"WITH slice AS ({rows}) {query}").to_arrow_table()
-    return found
+class _Rows:
+    """The rows of one manifest of one corpus in key order, taken piece by piece.
 
+    Not DuckDB's: of a file with many row groups it looks at all of them for every slice.
+    """
 
-def _with_nearest(decided: pa.Table) -> pa.Table:
-    """With the columns of distances to a reference, NULL where there is none."""
-    for name in ("nn_dist", "nn_key"):
-        if name not in decided.column_names:
-            decided = decided.append_column(name, pa.nulls(len(decided), SELECTION.arrow_schema().field(name).type))
-    return decided
+    def __init__(self, batches: Iterator[pa.Table]) -> None:
+        self._batches = batches
+        self._waiting = next(batches)
+
+    def until(self, end: str) -> pa.Table:
+        """All rows that were not taken yet and whose key is below ``end``."""
+        taken = [self._waiting.slice(0, 0)]
+        while True:
+            keys = self._waiting["key"]
+            cut = bisect.bisect_left(range(len(keys)), end, key=lambda row: keys[row].as_py())
+            taken.append(self._waiting.slice(0, cut))
+            self._waiting = self._waiting.slice(cut)
+            if len(self._waiting):
+                return pa.concat_tables(taken)
+            more = next(self._batches, None)
+            if more is None:
+                return pa.concat_tables(taken)
+            self._waiting = more
 
 
 def _counts(column: pa.ChunkedArray) -> dict[Any, int]:

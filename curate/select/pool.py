@@ -5,6 +5,7 @@ than one of a million. Vectors are read only when a rule or a filter works on di
 """
 
 import contextlib
+import itertools
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from curate.errors import CurateError
 from curate.select.query import check_select, in_one_order
 from manifests.progress import Progress, silent
 from manifests.query import error_words
-from manifests.read import read_rows
+from manifests.read import read_batches, read_rows
 from manifests.schema import FEATURES, LOGITS, SAMPLES, SCORES
 from shards.layout import KEY_DTYPE
 
@@ -225,6 +226,24 @@ class Pool:
         for mine, vectors in found:
             rows_ND[mine] = vectors
         return Points(keys=keys, corpus_order=corpus_order, rows_ND=rows_ND)
+
+    def sources(self, view: str) -> list[Iterator[pa.Table]]:
+        """The rows of each corpus's `samples` or `scores`, piece by piece in key order, as the view has them."""
+        return [self._rows(view, order, corpus) for order, corpus in enumerate(self._corpora)]
+
+    def _rows(self, view: str, order: int, corpus: Scored) -> Iterator[pa.Table]:
+        source, table = getattr(corpus, view), {"samples": SAMPLES, "scores": SCORES}[view]
+        batches: Iterator[pa.Table]
+        if isinstance(source, Path):
+            batches = (pa.Table.from_batches([batch]) for batch in read_batches(source.parent, table))
+        else:
+            batches = iter([source.sort_by("key")])
+        schema = table.plain_schema()
+        for rows in itertools.chain([schema.empty_table()], batches):
+            plain = rows.select(schema.names).cast(schema)
+            if view == "scores":
+                plain = plain.append_column("corpus", pa.repeat(corpus.name, len(plain)))
+            yield plain.append_column("corpus_order", pa.repeat(pa.scalar(order, pa.int64()), len(plain)))
 
     def _scan(self, view: str, source: Path | pa.Table) -> None:
         if isinstance(source, Path):

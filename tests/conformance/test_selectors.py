@@ -475,49 +475,65 @@ def test_a_draw_is_a_function_of_seed_and_key() -> None:
     assert all(1 <= len(a & b) <= 15 for a, b in ((kept[0], kept[1]), (kept[1], kept[2])))  # 6.7 expected
 
 
-grid = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=14)
+grid = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=9)
+Place = tuple[int, int]
 
 
-def placed(places: list[tuple[int, int]]) -> list[Scored]:
-    samples = [Sample(picture=n, vector=(float(x), float(y))) for n, (x, y) in enumerate(places)]
-    return [scored("c", samples)]
+def placed(name: str, places: list[Place], first: int) -> Scored:
+    return scored(name, [Sample(picture=first + n, vector=(float(x), float(y))) for n, (x, y) in enumerate(places)])
 
 
-def vectors(outcome: Outcome, found: Scored) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The vector of every key, and the keys that were picked, in their order."""
-    table = rows_of(found.vectors["features"])
-    place = {row["key"]: np.array(row["features"], np.float64) for row in table.to_pylist()}
-    return place, outcome.picked.rows["key"].to_pylist()
+def by_key(found: list[Scored]) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """The vector and the corpus of every key."""
+    rows = [(row, n) for n, corpus in enumerate(found) for row in rows_of(corpus.vectors["features"]).to_pylist()]
+    vectors = {row["key"]: np.array(row["features"], np.float64) for row, _ in rows}
+    return vectors, {row["key"]: n for row, n in rows}
+
+
+def apart(vector: np.ndarray, others: Sequence[np.ndarray]) -> float:
+    return min(float(np.linalg.norm(vector - other)) for other in others)
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["from nothing", "from a reference"])
-@given(places=grid, budget=st.integers(2, 9))
-@examples(8)
-def test_kcenter_takes_the_farthest_at_every_step(warm: bool, places: list[tuple[int, int]], budget: int) -> None:
-    found = placed(places)
-    outcome = run(found, asked("kcenter", budget=budget), reference=REFERENCE if warm else None)
-    place, kept = vectors(outcome, found[0])
-    chosen_ = [row.astype(np.float64) for row in REFERENCE.rows_ND] if warm else [place[kept[0]]]
-    for key in kept[0 if warm else 1 :]:
-        left = place.keys() - kept[: kept.index(key)]
-        gaps = {k: min(float(np.linalg.norm(place[k] - c)) for c in chosen_) for k in left}
+@given(one=grid, two=grid, budget=st.integers(2, 9), floor=st.integers(0, 2))
+@examples(10)
+def test_kcenter_takes_the_farthest_at_every_step(
+    warm: bool, one: list[Place], two: list[Place], budget: int, floor: int
+) -> None:
+    """Of the second corpus as far as its floor, then of both: ties by key, and what was taken before counts."""
+    found = [placed("c0", one, 0), placed("c1", two, 50)]
+    floor = min(floor, len(two))
+    choice = asked("kcenter", budget=budget, floors={"c1": floor})
+    picked = run(found, choice, reference=REFERENCE if warm else None).picked
+    place, corpus = by_key(found)
+    kept = picked.rows["key"].to_pylist()
+    assert picked.rows["reason"].to_pylist() == [FLOOR] * floor + ["covers"] * (len(kept) - floor)
+    before = [row.astype(np.float64) for row in REFERENCE.rows_ND] if warm else [place[kept[0]]]
+    for n, key in list(enumerate(kept))[0 if warm else 1 :]:
+        left = [k for k in place if k not in kept[:n] and (n >= floor or corpus[k] == 1)]
+        gaps = {k: apart(place[k], before) for k in left}
         assert key == min(k for k, gap in gaps.items() if gap == max(gaps.values()))
-        chosen_.append(place[key])
-    radius = max(min(float(np.linalg.norm(p - c)) for c in chosen_) for p in place.values())
-    assert outcome.picked.facts["radius"] == pytest.approx(radius, rel=1e-12)
+        before.append(place[key])
+    assert picked.facts["radius"] == pytest.approx(max(apart(vector, before) for vector in place.values()), rel=1e-12)
 
 
-@given(places=grid, budget=st.integers(1, 9))
-@examples(8)
-def test_hausdorff_serves_the_reference_as_well_as_all_would(places: list[tuple[int, int]], budget: int) -> None:
-    found = placed(places)
-    outcome = run(found, asked("hausdorff", budget=budget))
-    place, kept = vectors(outcome, found[0])
+@given(one=grid, two=grid, budget=st.integers(2, 9), floor=st.integers(0, 2))
+@examples(15)
+def test_hausdorff_serves_the_reference_as_well_as_all_would(
+    one: list[Place], two: list[Place], budget: int, floor: int
+) -> None:
+    found = [placed("c0", one, 0), placed("c1", two, 50)]
+    floor = min(floor, len(two))
+    picked = run(found, asked("hausdorff", budget=budget, floors={"c1": floor})).picked
+    place, corpus = by_key(found)
+    kept = picked.rows["key"].to_pylist()
 
-    def apart(keys: Sequence[str]) -> float:
-        return max(min(float(np.linalg.norm(r - place[k])) for k in keys) for r in REFERENCE.rows_ND.astype(np.float64))
+    def h(keys: list[str]) -> float:
+        return max(apart(row.astype(np.float64), [place[key] for key in keys]) for row in REFERENCE.rows_ND)
 
-    assert outcome.picked.facts["radius"] == pytest.approx(apart(kept), rel=1e-12)
-    if budget >= len(REFERENCE.keys):
-        assert apart(kept) == apart(list(place))
-    assert all(apart(kept[: n + 1]) <= apart(kept[:n]) for n in range(1, len(kept)))
+    assert [corpus[key] for key in kept[:floor]] == [1] * floor
+    assert picked.facts["radius"] == pytest.approx(h(kept), rel=1e-12)
+    if budget - floor >= len(REFERENCE.keys):
+        assert h(kept) == h(list(place))
+    if not floor:  # the first serves the vector that lies farthest from the reference's mean
+        assert apart(np.array([1.0, 5.0]), [place[kept[0]]]) == apart(np.array([1.0, 5.0]), list(place.values()))
