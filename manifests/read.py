@@ -72,7 +72,7 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 def _open(path: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path, page_checksum_verification=True)
+        return pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)  # else all of it is held
     except FileNotFoundError:
         raise ManifestError(f"{path} does not exist; expected a manifest there") from None
     except (pa.ArrowException, OSError) as error:
