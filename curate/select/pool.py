@@ -279,6 +279,7 @@ def open_pool(
 
     Raises `CurateError` where neither has room.
     """
+    spill.parent.mkdir(parents=True, exist_ok=True)
     config = _CONFIG | {"temp_directory": str(spill)} | ({"threads": threads} if threads else {})
     try:
         with contextlib.closing(duckdb.connect(config=config)) as connection:
