@@ -3,8 +3,9 @@
     python benchmarks/selection.py [--rows 5000000] [--modes entropy-topk balanced ...] [--budget 50000] [--folder DIR]
 
 Prints JSON: for each mode the seconds of the query, of deciding and writing all manifests (samples, scores, selection:
-a decision and a reason for every row), and the processor seconds and peak memory of a process of its own. The scores are generated, in key
-order as `curate score` writes them, into --folder (kept, so that a second run finds them) or a temporary one.
+a decision and a reason for every row), and the processor seconds and peak memory of a process of its own. The scores
+are generated, in key order as `curate score` writes them, into --folder (kept, so that a second run finds them) or a
+temporary one.
 """
 
 import argparse
