@@ -293,7 +293,7 @@ def open_pool(
             )
     except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
         raise CurateError(
-            f"selecting needs more room than {MEMORY} of memory and the disk at {spill}: {error_words(error)}"
+            f"selecting stopped: {error_words(error)}; it uses {MEMORY} of memory, and beyond that the disk at {spill}"
         ) from None
     finally:
         shutil.rmtree(spill, ignore_errors=True)

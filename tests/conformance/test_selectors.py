@@ -300,7 +300,7 @@ def test_neither_order_nor_pieces_nor_threads_of_reading_change_a_decision(mode:
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Scored], list[Scored]]:
     """Two corpora, full of ties, over several of DuckDB's row groups (122,880 rows); in large and in small pieces."""
     folder = tmp_path_factory.mktemp("large")
-    found = [many("c0", 140_000, seed=0), many("c1", 9_000, seed=1)]
+    found = [many("c0", 126_000, seed=0), many("c1", 9_000, seed=1)]
     large, small = (
         [on_disk(corpus, folder / f"{corpus.name}-{rows}", row_group=rows) for corpus in found]
         for rows in (1 << 17, 3_000)
