@@ -122,7 +122,7 @@ def test_parquet_comes_back(manifests: Manifests, store: Path, tmp_path: Path) -
     assert (manifests.code, manifests.out, manifests.err) == (0, "", f"100 rows written to {path}\n")
     table = pq.read_table(path)
     assert table["key"].to_pylist() == [f"{i:032x}" for i in reversed(range(100))]
-    assert [str(t) for t in table.schema.types] == ["string", "int32", "float", "float", "float", "float", "string"]
+    assert [str(t) for t in table.schema.types] == ["string", "int32", *["float"] * 5, "string"]
     assert [p.name for p in path.parent.iterdir()] == ["result.parquet"]
 
 
