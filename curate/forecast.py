@@ -66,10 +66,9 @@ def forecast(
     if len(known) < len(stores):
         packing["state"] = UNKNOWN if out.exists() else MAKE
     else:
-        first, second = len(sources.corpora), len(sources.corpora) + len(sources.reference)
-        named = {str(store.document["corpus"]): store for store in known[:first]}
-        sides = {"reference": known[first:second], "excluded": known[second:]}
-        plan = make_plan(choice, named, teacher, device=device.type, **sides)
+        corpora, reference, excluded = sources.split(known)
+        named = {str(store.document["corpus"]): store for store in corpora}
+        plan = make_plan(choice, named, teacher, device=device.type, reference=reference, excluded=excluded)
         selecting["state"] = _state(*place_of_selection(choice, plan, work=work), "selection")
         packing["state"] = _state_of_out(out, plan, replace=replace)
     chosen = packing["images"] * (pixels + vectors) + images * (SAMPLE + SCORE + DECISION)

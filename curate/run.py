@@ -46,7 +46,13 @@ class Sources:
 
     def all(self) -> list[Corpus]:
         """All of them."""
-        return [*self.corpora, *self.reference, *self.excluded]
+        return [corpus for corpus, _ in self.parts()]
+
+    def split(self, of_all: list[_T]) -> tuple[list[_T], list[_T], list[_T]]:
+        """What belongs to the corpora, to the reference and to what is excluded, of a list of one for each of all."""
+        first = len(self.corpora)
+        second = first + len(self.reference)
+        return of_all[:first], of_all[first:second], of_all[second:]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +102,7 @@ def curate(
     message = unread(ingested)
     if message and not skip_unreadable:
         raise CorpusUnreadable(f"{message}, or go on without with --skip-unreadable")
-    corpora, reference, excluded = _parts([result.store for result in ingested], sources)
+    corpora, reference, excluded = sources.split([result.store for result in ingested])
     stores = {str(store.document["corpus"]): store for store in corpora}
     _check_usable(stores)
     plan = make_plan(choice, stores, teacher, device=device.type, reference=reference, excluded=excluded)
@@ -107,7 +113,7 @@ def curate(
         with progress(f"score {store.document['corpus']}", store.rows()) as advance:
             scores = score(store, teacher, work=work, device=device, threads=threads, advance=advance)
         judged.append(Judged(store=store, scores=scores))
-    chosen_from, reference_judged, excluded_judged = _parts(judged, sources)
+    chosen_from, reference_judged, excluded_judged = sources.split(judged)
     sides = Sides(reference=reference_judged, excluded=excluded_judged)
     selection = select(
         choice, chosen_from, teacher, plan=plan, work=work, sides=sides, threads=threads, progress=progress
@@ -124,13 +130,6 @@ def curate(
         moved=packed.moved,
         unread=message,
     )
-
-
-def _parts(of_all: list[_T], sources: Sources) -> tuple[list[_T], list[_T], list[_T]]:
-    """What belongs to the corpora, to the reference and to what is excluded."""
-    first = len(sources.corpora)
-    second = first + len(sources.reference)
-    return of_all[:first], of_all[first:second], of_all[second:]
 
 
 def _check_usable(stores: dict[str, ShardFolder]) -> None:
