@@ -70,14 +70,27 @@ class Config:
         return 1
 
     @property
+    def phases(self) -> dict[str, int]:
+        """Optimiser updates of each network that a step trains, in the order in which it trains them."""
+        return {"student": 1}
+
+    @property
     def updates_per_step(self) -> int:
         """Optimiser updates of the student in one step."""
-        return 1
+        return self.phases["student"]
 
     @property
     def queries_per_step(self) -> int:
         """Images that one step puts through the teacher."""
         return self.batch_size
+
+    def steps(self, batches_per_epoch: int) -> int:
+        """Steps of the whole schedule, given the batches of an epoch of the train split (0 without a stream)."""
+        return self.epochs * batches_per_epoch
+
+    def queries(self, steps: int) -> int:
+        """Images that the first ``steps`` steps put through the teacher."""
+        return steps * self.queries_per_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +123,11 @@ class Setup:
         generator = torch.Generator(self.device).manual_seed(address(self.seed, purpose, step) >> 1)
         return torch.randn(*shape, device=self.device, generator=generator)
 
+    def integers(self, purpose: str, step: int, count: int, *, below: int) -> Tensor:
+        """``count`` evenly drawn int64 in [0, ``below``) on the device, addressed likewise: classes, or rows."""
+        generator = torch.Generator(self.device).manual_seed(address(self.seed, purpose, step) >> 1)
+        return torch.randint(below, (count,), device=self.device, generator=generator)
+
 
 class Method(ABC):
     """One way of training a student. Subclasses set the class variables and implement `parts` and `step`."""
@@ -118,6 +136,8 @@ class Method(ABC):
     source: ClassVar[str]
     """paper and place"""
     needs_labels: ClassVar[bool] = False
+    needs_stream: ClassVar[bool] = True
+    """False for those that train on what a generator makes alone; their ``batches_per_step`` is 0"""
 
     def __init__(self, setup: Setup, config: Config) -> None:
         self.setup, self.config = setup, config
