@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.errors import UnknownModel
+from distill.models import projected
 from distill.models.card import join_names
 from distill.models.counts import count
 from distill.models.modelspec import ModelSpec
@@ -27,11 +28,15 @@ _TRIED = (32, 28, 64, 224)  # px: sizes at which a user's network is tried, in t
 
 def is_code(arch: str) -> bool:
     """Whether building that architecture runs a file of the user's."""
+    if inner := projected.parse(arch):
+        return is_code(inner[0])
     return arch.rpartition(":")[0].endswith(".py")
 
 
 def canonical(arch: str) -> str:
     """An architecture's one name: of a user's file, with its whole path."""
+    if inner := projected.parse(arch):
+        return projected.name_of(canonical(inner[0]), width=inner[1])
     path, _, factory = arch.rpartition(":")
     return f"{Path(path).absolute()}:{factory}" if is_code(arch) else arch
 

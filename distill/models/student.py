@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from distill.models import spec
 from distill.models.card import fit_normaliser
-from distill.models.view import Precision, Probe
+from distill.models.view import Precision, Probe, TeacherView, Watch
 from manifests.keys import address
 
 
@@ -18,10 +18,18 @@ class Student(nn.Module):
     std_C: Tensor
 
     def __init__(
-        self, net: nn.Module, *, head: str, mean: Sequence[float], std: Sequence[float], dtype: Precision = "float32"
+        self,
+        net: nn.Module,
+        *,
+        arch: str,
+        head: str,
+        mean: Sequence[float],
+        std: Sequence[float],
+        dtype: Precision = "float32",
     ) -> None:
         super().__init__()
         self.net = net.to(memory_format=torch.channels_last) if dtype == "bfloat16" else net
+        self.arch = arch  # by which `spec` and a weights file know the network
         self.dtype: Precision = dtype
         self.mean, self.std = tuple(mean), tuple(std)
         self._probe = Probe(self.net, head=head)
@@ -30,7 +38,15 @@ class Student(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """logits_BK."""
-        return self._probe(images_BCHW, mean_C=self.mean_C, std_C=self.std_C, dtype=self.dtype).logits_BK
+        return self.view(images_BCHW).logits_BK
+
+    def view(self, images_BCHW: Tensor) -> TeacherView:
+        """Logits, features, and what is being watched, with gradients to the weights."""
+        return self._probe(images_BCHW, mean_C=self.mean_C, std_C=self.std_C, dtype=self.dtype)
+
+    def watch(self, *, maps: Sequence[str]) -> Watch:
+        """Show in every view also the outputs of the modules named; as `Classifier.watch`."""
+        return self._probe.watch(maps=maps)
 
 
 def fresh_student(
@@ -52,4 +68,4 @@ def fresh_student(
         torch.manual_seed(address(seed, "student", arch) >> 1)  # torch takes 63 bits
         net = model.build(num_classes)
     mean, std = fit_normaliser(mean, std, channels=model.channels)
-    return Student(net, head=model.head, mean=mean, std=std, dtype=dtype).to(device)
+    return Student(net, arch=model.name, head=model.head, mean=mean, std=std, dtype=dtype).to(device)

@@ -9,16 +9,18 @@ import difflib
 import functools
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from distill.errors import UnknownModel
-from distill.models import external
+from distill.models import external, projected
 from distill.models.alexnet import AlexNet
 from distill.models.cifar_resnet import CifarResNet
 from distill.models.counts import count
 from distill.models.lenet import LeNet5
+from distill.models.maps import feature_map
 from distill.models.mobilenetv2 import MobileNetV2
 from distill.models.modelspec import ModelSpec
 from distill.models.resnet import ResNet
@@ -181,12 +183,14 @@ _ANY_WRN = re.compile(r"wrn([1-9]\d{0,3})_(0|[1-9]\d{0,2})")
 
 @functools.cache
 def spec(name: str) -> ModelSpec:
-    """What is known of an architecture: one of `MODELS`, any `wrnD_W`, or one from outside (see external.py).
+    """What is known of an architecture: one of `MODELS`, any `wrnD_W`, `projected:...`, or one from outside.
 
-    Raises UnknownModel, which lists the known.
+    See projected.py and external.py. Raises UnknownModel, which lists the known.
     """
     if name in MODELS:
         return MODELS[name]
+    if inner := projected.parse(name):
+        return _projected(*inner)
     if match := _ANY_WRN.fullmatch(name):
         return _any_wrn(int(match[1]), int(match[2]))
     if ":" in name:
@@ -209,6 +213,35 @@ def _any_wrn(depth: int, widen_factor: int) -> ModelSpec:
         raise UnknownModel(f"no model wrn{depth}_{widen_factor}: {error}") from None
     params, macs = count(net, size=32, channels=3)
     return _wrn(depth, widen_factor, params=params, macs=macs)
+
+
+def _projected(arch: str, width: int) -> ModelSpec:
+    inner = spec(arch)
+    if width < 2:  # of which the projector's hidden maps have half
+        raise UnknownModel(f"no model {projected.name_of(arch, width=width)}: the width must be >= 2; got {width}")
+    size, channels = inner.input_size, inner.channels
+    found = feature_map(inner.skeleton(2), head=inner.head, size=size, channels=channels)
+
+    def build_projected(classes: int) -> nn.Module:
+        return projected.Projected(
+            inner.build(classes), head=inner.head, feature_map=found, width=width, num_classes=classes
+        )
+
+    with torch.random.fork_rng(devices=[]):
+        params, macs = count(build_projected(inner.classes), size=size, channels=channels)
+    return replace(
+        inner,
+        name=projected.name_of(inner.name, width=width),
+        family="projected",
+        build=build_projected,
+        head="classifier",
+        feature_dim=width,
+        params=params,
+        macs=macs,
+        published={},
+        auxiliary=(),
+        source=f"Tang et al. 2023 (KD3), on {inner.source}",
+    )
 
 
 def build(name: str, num_classes: int) -> nn.Module:

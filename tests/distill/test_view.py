@@ -286,7 +286,7 @@ def test_threads_that_ask_at_once_get_their_own_views() -> None:
 
 
 def test_a_copy_is_asked_on_its_own() -> None:
-    student = Student(small(), head="head", mean=MEAN.tolist(), std=STD.tolist())
+    student = Student(small(), arch="small", head="head", mean=MEAN.tolist(), std=STD.tolist())
     other = copy.deepcopy(student)
     before = student(images())
     with torch.no_grad():
