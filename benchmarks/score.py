@@ -23,6 +23,7 @@ from curate.score import score
 from distill.device import choose_dtype, hardware
 from distill.models import build
 from distill.models.teachers import load_classifier, save_classifier
+from shards.sources import LocalBlocks
 from shards.stream import Stream
 
 
@@ -51,7 +52,7 @@ def main() -> None:
         save_classifier(work / "t", build(options.teacher, 10), classes=[str(i) for i in range(10)], **card)
         teacher = load_classifier(work / "t", dtype=choose_dtype("auto", device))
         store = ingest(open_corpus(f"textures=builtin:textures?n={options.images}"), size=32, work=work).store
-        batches = [torch.from_numpy(b.images_BCHW) for b in Stream(store, batch_size=256, shuffle=False).one_epoch()]
+        batches = [torch.from_numpy(b.images_BCHW) for b in Stream(LocalBlocks(store), batch_size=256, shuffle=False).one_epoch()]
         images = sum(map(len, batches))
 
         def forward(batch: torch.Tensor) -> None:

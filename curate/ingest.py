@@ -224,7 +224,7 @@ class _Job:
 
     def _block(self, group: list[tuple[Decoded, dict[str, Any]]]) -> Block:
         return Block(
-            images_NCHW=np.stack([found.image_CHW for found, _ in group if found.image_CHW is not None]),
+            images=np.stack([found.image_CHW for found, _ in group if found.image_CHW is not None]),
             keys=np.array([row["key"] for _, row in group], KEY_DTYPE),
             labels=np.array([self._classes.get(row["source_label"], UNKNOWN_LABEL) for _, row in group], np.int32),
         )

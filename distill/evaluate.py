@@ -15,6 +15,7 @@ from manifests.read import read_manifest
 from manifests.schema import SAMPLES
 from shards.index import ShardFolder
 from shards.layout import KEY_DTYPE
+from shards.sources import LocalBlocks
 from shards.stream import Batch, Stream
 
 BATCH = 256
@@ -32,7 +33,7 @@ def predictions(
     advance: Callable[[int], None] = lambda n: None,
 ) -> dict[bytes, int]:
     """Predicted class number of every image of a split, by key."""
-    stream = Stream(folder, split=split, batch_size=BATCH, shuffle=False, drop_last=False)
+    stream = Stream(LocalBlocks(folder, split), batch_size=BATCH, shuffle=False, tail="short")
     keys, found = [], []
     with torch.inference_mode():
         for batch in stream.one_epoch():

@@ -23,6 +23,7 @@ from manifests.commit import claimed, write_json
 from manifests.progress import Progress, silent
 from manifests.provenance import VERSION
 from shards.index import ShardFolder
+from shards.sources import LocalBlocks
 from shards.stream import Stream
 
 TEACHER = "teacher.safetensors"
@@ -75,7 +76,7 @@ def pretrain(
         raise DistillError(f"{data.path} has {len(classes)} class(es); expected at least 2 to tell apart")
     tested = evaluate.read_labels(test, classes) if test else None  # refused now, not after the training
     mean, std = channel_statistics(data, channels=model.channels)
-    stream = Stream(data, batch_size=run.config.batch_size, seed=run.seed)
+    stream = Stream(LocalBlocks(data), batch_size=run.config.batch_size, seed=run.seed)
     student = fresh_student(run.model, len(classes), mean=mean, std=std, seed=run.seed, dtype=run.dtype, device=device)
     if run.compile:
         student.compile()
@@ -138,7 +139,7 @@ def channel_statistics(folder: ShardFolder, *, channels: int = 3) -> tuple[list[
     Exact sums of integers for RGB, of float64 for luma.
     """
     total, squares, count = np.zeros(channels), np.zeros(channels), 0
-    for batch in Stream(folder, batch_size=256, shuffle=False, drop_last=False).one_epoch():
+    for batch in Stream(LocalBlocks(folder), batch_size=256, shuffle=False, tail="short").one_epoch():
         if channels == 1:
             pixels = luma(torch.from_numpy(batch.images_BCHW).double()).numpy()
         else:

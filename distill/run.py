@@ -26,6 +26,7 @@ from manifests.progress import Progress, silent
 from manifests.provenance import fingerprint
 from shards.index import ShardFolder
 from shards.page import mosaic
+from shards.sources import LocalBlocks
 from shards.stream import Stream
 
 STUDENT = "student.safetensors"
@@ -80,7 +81,7 @@ def build_method(
     run: RunConfig, folder: ShardFolder, teacher: Classifier, *, device: torch.device
 ) -> tuple[Method, Stream]:
     """The run's method as before its first step, every network seeded, and its stream from the beginning."""
-    stream = Stream(folder, split="train", batch_size=run.config.batch_size, seed=run.seed)
+    stream = Stream(LocalBlocks(folder, "train"), batch_size=run.config.batch_size, seed=run.seed)
     student = fresh_student(
         run.student,
         teacher.num_classes,

@@ -21,11 +21,11 @@ from torch import Tensor
 from distill import checkpoint
 from distill.device import in_words
 from distill.errors import BadCheckpoint, Diverged
-from distill.feed import Feed, Labels
 from distill.methods.base import Method
 from manifests.commit import write_bytes
 from manifests.keys import address
 from manifests.progress import Advance, nothing
+from shards.device import Feed, Labels
 from shards.stream import Stream
 
 LAST = "checkpoints/last.safetensors"

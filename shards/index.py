@@ -102,6 +102,11 @@ class ShardFolder:
         return int(self.document["size"])
 
     @property
+    def views(self) -> int:
+        """Augmented views of each image whose logits the blocks carry; 0 for none."""
+        return int((self.document.get("views") or {}).get("count", 0))
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """Names of the splits, in reading order."""
         return tuple(dict.fromkeys(s.split for s in self.shards))

@@ -6,41 +6,52 @@ A shard is a plain webdataset tar whose members are blocks of images, not single
     000000.images.bytes.npy, 000000.images.offsets.npy   instead, above 64 px: losslessly encoded images, one blob
     000000.keys.npy     S32 (B,)
     000000.labels.npy   int32 (B,), -1 unknown
+    000000.logits.npy   float16 (B, V, K), optional: the teacher's, of V augmented views of each image
 
 `webdataset.WebDataset(urls).decode()` yields the arrays. Blocks are numbered through the whole set. Member metadata
 is fixed and members are sorted, so the same images give the same bytes.
 """
 
 import io
-import itertools
-import os
 import tarfile
-import tokenize
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from shards.codec import Encoded
 
 RAW_MAX = 64
 """px; up to here raw pixels read faster than any codec, above it they cost too much disk"""
 KEY_DTYPE = np.dtype("S32")
 UNKNOWN_LABEL = -1
 TAR_END = bytes(2 * tarfile.BLOCKSIZE)
+_HEADER_MAX = 4096  # bytes of a .npy header; ours have 128
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Block:
     """Images that are stored, checked and read together."""
 
-    images_NCHW: NDArray[np.uint8]
+    images: NDArray[np.uint8] | Encoded
+    """(N, 3, H, W), or encoded: then pixels are made when they are asked for"""
     keys: NDArray[np.bytes_]
     """(N,) S32"""
     labels: NDArray[np.int32]
     """(N,), -1 unknown"""
+    logits_NVK: NDArray[np.float16] | None = None
+    """the teacher's answers to V views of each image, or None"""
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def images_NCHW(self) -> NDArray[np.uint8]:  # noqa: N802  # shapes are part of a name
+        """Pixels of all images."""
+        return self.images.pixels() if isinstance(self.images, Encoded) else self.images
 
 
 def block_rows(size: int) -> int:
@@ -59,71 +70,92 @@ def shard_name(number: int, split: str | None = None) -> str:
     return f"shards/{split}-{number:06d}.tar" if split else f"shards/{number:06d}.tar"
 
 
-def encode_block(number: int, block: Block) -> bytes:
-    """The bytes of a block as they lie in the tar: headers, payloads, padding."""
-    members = {"keys.npy": block.keys.astype(KEY_DTYPE), "labels.npy": block.labels.astype(np.int32)}
-    if block.images_NCHW.shape[-1] <= RAW_MAX:
-        members["images.npy"] = block.images_NCHW
+def encode_block(number: int, block: Block) -> list[memoryview]:
+    """The bytes of a block as they lie in the tar, in pieces: headers, payloads, padding; pixels are not copied."""
+    images = block.images
+    if not isinstance(images, Encoded) and images.shape[-1] > RAW_MAX:
+        images = Encoded.of(images)
+    members: dict[str, NDArray[Any]] = {
+        "keys.npy": block.keys.astype(KEY_DTYPE, copy=False),
+        "labels.npy": block.labels.astype(np.int32, copy=False),
+    }
+    if isinstance(images, Encoded):
+        members |= {"images.bytes.npy": images.blob, "images.offsets.npy": images.offsets}
     else:
-        members["images.bytes.npy"], members["images.offsets.npy"] = _encode_images(block.images_NCHW)
-    out = io.BytesIO()
-    for name in sorted(members):
-        payload = _npy(members[name])
-        info = tarfile.TarInfo(f"{number:06d}.{name}")
-        info.size, info.mtime, info.mode = len(payload), 0, 0o444
-        out.write(info.tobuf(tarfile.USTAR_FORMAT))
-        out.write(payload)
-        out.write(bytes(-len(payload) % tarfile.BLOCKSIZE))
-    return out.getvalue()
+        members["images.npy"] = images
+    if block.logits_NVK is not None:
+        members["logits.npy"] = block.logits_NVK.astype(np.float16, copy=False)
+    return [piece for name in sorted(members) for piece in _member(f"{number:06d}.{name}", members[name])]
 
 
-def decode_block(data: bytes) -> Block:
-    """Inverse of `encode_block`; raises ValueError for bytes that are no block."""
-    members = {}
+def _member(name: str, array: NDArray[Any]) -> Iterator[memoryview]:
+    """A tar member that holds an array in NumPy's format."""
+    array = np.ascontiguousarray(array)
+    described = np.lib.format.header_data_from_array_1_0(array)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, described)
+    info = tarfile.TarInfo(name)
+    info.size, info.mtime, info.mode = header.tell() + array.nbytes, 0, 0o444
+    yield memoryview(info.tobuf(tarfile.USTAR_FORMAT) + header.getvalue())
+    yield array.reshape(-1).view(np.uint8).data
+    yield memoryview(bytes(-info.size % tarfile.BLOCKSIZE))
+
+
+def decode_block(data: bytes | NDArray[np.uint8]) -> Block:
+    """Inverse of `encode_block`; raises ValueError for bytes that are no block. The arrays are views of ``data``."""
+    view = data.data if isinstance(data, np.ndarray) else memoryview(data)
+    members: dict[str, NDArray[Any]] = {}
     try:
         offset = 0
-        while offset < len(data):
-            info = tarfile.TarInfo.frombuf(data[offset : offset + tarfile.BLOCKSIZE], "utf-8", "strict")
+        while offset < len(view):
+            name, size = _tar_header(bytes(view[offset : offset + tarfile.BLOCKSIZE]))
             start = offset + tarfile.BLOCKSIZE
-            members[info.name.split(".", 1)[1]] = np.load(
-                io.BytesIO(data[start : start + info.size]), allow_pickle=False
-            )
-            offset = start + info.size + -info.size % tarfile.BLOCKSIZE
-        images = members["images.npy"] if "images.npy" in members else _decode_images(members)
-        block = Block(images_NCHW=images, keys=members["keys.npy"], labels=members["labels.npy"])
-    except (tarfile.HeaderError, KeyError, IndexError, EOFError, OSError, SyntaxError, tokenize.TokenError) as error:
-        raise ValueError(f"not a block: {error}") from error  # the last two: NumPy, of a header that is no Python
-    if not len(block.images_NCHW) == len(block.keys) == len(block.labels):
-        raise ValueError("not a block: images, keys and labels differ in number")
-    return block
+            members[name.split(".", 1)[1]] = _array(view[start : start + size])
+            offset = start + size + -size % tarfile.BLOCKSIZE
+        images: NDArray[np.uint8] | Encoded = (
+            members["images.npy"]
+            if "images.npy" in members
+            else Encoded(members["images.bytes.npy"], members["images.offsets.npy"])
+        )
+        keys, labels, logits = members["keys.npy"], members["labels.npy"], members.get("logits.npy")
+    except (tarfile.HeaderError, KeyError, IndexError) as error:
+        raise ValueError(f"not a block: {error}") from error
+    if not len(images) == len(keys) == len(labels) == len(keys if logits is None else logits):
+        raise ValueError("not a block: images, keys, labels and logits differ in number")
+    if keys.dtype != KEY_DTYPE or labels.dtype != np.int32:
+        raise ValueError(f"not a block: keys are {keys.dtype} and labels {labels.dtype}")
+    if not isinstance(images, Encoded) and (images.dtype != np.uint8 or images.ndim != 4):
+        raise ValueError(f"not a block: images are {images.dtype} {images.shape}")
+    if logits is not None and (logits.dtype != np.float16 or logits.ndim != 3):
+        raise ValueError(f"not a block: logits are {logits.dtype} {logits.shape}")
+    return Block(images=images, keys=keys, labels=labels, logits_NVK=logits)
 
 
-def _npy(array: NDArray[np.generic]) -> bytes:
-    out = io.BytesIO()
-    np.lib.format.write_array(out, np.ascontiguousarray(array), allow_pickle=False)
-    return out.getvalue()
+@lru_cache(maxsize=256)  # as in the block before, but for the number
+def _npy_header(header: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Type and shape that the header of an array states; ValueError if it states none that we wrote."""
+    try:
+        stream = io.BytesIO(header)
+        np.lib.format.read_magic(stream)
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+    except Exception as error:  # NumPy parses it as Python, and of damaged Python anything may be raised
+        raise ValueError(f"not a block: {error}") from error
+    if fortran_order or dtype.hasobject or len(shape) < 1:
+        raise ValueError(f"not a block: an array of {dtype}, {shape}")
+    return dtype, shape
 
 
-def _encode_images(images_NCHW: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    from PIL import Image  # here: sets of small images never need a codec
-
-    def encoded(image_CHW: NDArray[np.uint8]) -> bytes:
-        out = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(image_CHW.transpose(1, 2, 0))).save(out, "PNG", compress_level=3)
-        return out.getvalue()
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # it costs more than decoding the photograph did
-        blobs = list(pool.map(encoded, images_NCHW))
-    offsets = np.cumsum([0, *map(len, blobs)], dtype=np.int64)
-    return np.frombuffer(b"".join(blobs), dtype=np.uint8), offsets
+def _array(data: memoryview) -> NDArray[Any]:
+    length = 10 + int.from_bytes(data[8:10], "little")  # magic, version, length, header
+    if length > min(_HEADER_MAX, len(data)):
+        raise ValueError("not a block: an array without a header")
+    dtype, shape = _npy_header(bytes(data[:length]))
+    if int(np.prod(shape, dtype=object)) * dtype.itemsize != len(data) - length:
+        raise ValueError("not a block: an array of another length than its header says")
+    return np.frombuffer(data, dtype, offset=length).reshape(shape)
 
 
-def _decode_images(members: dict[str, NDArray[np.generic]]) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    blob, offsets = members["images.bytes.npy"].tobytes(), members["images.offsets.npy"].tolist()
-    images = [
-        np.asarray(Image.open(io.BytesIO(blob[start:end]))).transpose(2, 0, 1)
-        for start, end in itertools.pairwise(offsets)
-    ]
-    return np.stack(images)
+def _tar_header(header: bytes) -> tuple[str, int]:
+    """Name and size of a member."""
+    info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
+    return info.name, info.size

@@ -115,7 +115,7 @@ class _Packing:
         for start in range(0, len(rows), step):
             keys = self.keys[rows[start : start + step]]
             labels = np.full(len(keys), UNKNOWN_LABEL, np.int32)
-            yield Block(images_NCHW=images[start : start + step], keys=keys, labels=labels)
+            yield Block(images=images[start : start + step], keys=keys, labels=labels)
 
     def _gather(self, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
         """Pixels of ``rows``, reading every source block once."""

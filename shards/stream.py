@@ -1,21 +1,26 @@
-"""The stream of batches: a pure function of (set id, seed, epoch, batch index), with a state of a few integers.
+"""The stream of batches: a pure function of (set id, seed, epoch, batch index), with a state of a few plain values.
 
-An epoch permutes the blocks, cuts the permuted sequence into windows of `window` blocks, and permutes the rows of
-each window. Batches are consecutive runs of that order. Any batch can be computed without those before it, so
-resuming costs nothing and cannot drift.
+Batches are consecutive runs of an epoch's order (order.py), cut for all ranks together: rank r of R takes the r-th of R
+equal slices of each. Any batch can be computed without those before it, so resuming costs nothing and cannot drift, at
+any number of ranks that divides the batch.
 """
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple, Self
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
-from manifests.keys import address
+from shards.damage import OnDamage, Skipping
 from shards.errors import ShardError, StreamStateError
-from shards.index import ShardFolder
-from shards.layout import Block
-from shards.read import read_block
+from shards.hold import Held, Resident, Rows, Windowed
+from shards.order import WINDOW, Epoch, Order
+from shards.sources.base import Source
+
+Tail = Literal["drop", "wrap", "short"]
+"""what becomes of the rows after an epoch's last whole batch: left out; filled up from the epoch's beginning; a batch
+of their own, for one rank"""
 
 
 class Batch(NamedTuple):
@@ -24,45 +29,68 @@ class Batch(NamedTuple):
     images_BCHW: NDArray[np.uint8]
     keys: NDArray[np.bytes_]
     labels: NDArray[np.int32]
+    logits_BK: NDArray[np.float16] | None = None
+    """the teacher's answers to the view number `epoch` modulo `views` of each image, where the set carries them"""
 
 
 class Stream:
-    """Endless batches over one split of a shard folder; `state` and `load_state` resume exactly.
+    """Endless batches of a source; `state` and `load_state` resume exactly.
 
-    With ``shuffle`` the order is seeded, without it the order is that of the shards. With ``drop_last`` every batch
-    is full and an epoch has rows // batch_size of them; without it the last one of an epoch may be short.
+    ``batch_size`` counts all ranks together. With ``shuffle`` the order is seeded, without it the order is that of the
+    shards. ``resident`` keeps everything that was read in memory, else two windows of ``window`` blocks or more are.
     """
 
     def __init__(
         self,
-        folder: ShardFolder,
+        source: Source,
         *,
         batch_size: int,
         seed: int = 0,
-        split: str | None = None,
         shuffle: bool = True,
-        drop_last: bool = True,
-        window: int = 16,
+        tail: Tail = "drop",
+        window: int = WINDOW,
+        rank: int = 0,
+        world: int = 1,
+        resident: bool = False,
+        on_damage: OnDamage = "refuse",
     ) -> None:
-        self.folder = folder
-        self._identity = {"id": folder.id, "split": split, "seed": seed, "global_batch": batch_size}
-        self._identity |= {"shuffle": shuffle, "drop_last": drop_last, "window": window}
-        self._seed, self._batch_size, self._shuffle, self._window = seed, batch_size, shuffle, window
-        self._blocks = [(folder.path / s.name, b) for s in folder.of_split(split) for b in s.blocks]
-        self.rows = sum(b.rows for _, b in self._blocks)
-        where = f"split {split!r} of {folder.path}" if split else str(folder.path)
-        if not self.rows:
-            raise ShardError(f"{where} holds no images; its splits: {', '.join(folder.splits) or 'none'}")
-        if batch_size < 1 or (drop_last and batch_size > self.rows):
-            raise ShardError(
-                f"batch size {batch_size:,} does not fit the {self.rows:,} images in {where}; "
-                f"choose one from 1 to {self.rows:,}"
-            )
-        self.batches_per_epoch = self.rows // batch_size if drop_last else -(-self.rows // batch_size)
+        self.rows = int(source.counts.sum())
+        self._check_words(tail, on_damage)
+        self._check_sizes(source, batch_size, tail=tail, window=window, rank=rank, world=world)
+        self.source = source = Skipping(source) if on_damage == "skip" else source
+        self._settings = {"seed": seed, "global_batch": batch_size, "shuffle": shuffle, "tail": tail, "window": window}
+        self._batch_size, self._tail, self._rank, self._world = batch_size, tail, rank, world
+        self._order = Order(
+            id=str(source.identity["id"]), counts=source.counts, seed=seed, window=window, shuffle=shuffle
+        )
+        self._held: Held = Resident(source) if resident else Windowed(source)
+        self._mask: NDArray[np.bool_] | None = None
+        self._mask_hash: str | None = None
+        self._plan: Epoch | None = None
+        self.views = source.views
         self.epoch = 0
         self.batch = 0
-        self._plan = _EpochPlan(epoch=-1, order=np.empty(0, np.int64), starts=np.empty(0, np.int64))
-        self._loaded: _Window | None = None
+
+    def _check_words(self, tail: str, on_damage: str) -> None:
+        for name, value, known in (("tail", tail, Tail), ("on_damage", on_damage, OnDamage)):
+            if value not in get_args(known):
+                raise ShardError(f"{name} is {value!r}; expected one of {', '.join(get_args(known))}")
+
+    def _check_sizes(self, source: Source, batch_size: int, *, tail: str, window: int, rank: int, world: int) -> None:
+        if batch_size < 1 or (tail == "drop" and batch_size > self.rows):
+            raise ShardError(
+                f"batch size {batch_size:,} does not fit the {self.rows:,} images in {source.name}; "
+                f"choose one from 1 to {self.rows:,}"
+            )
+        if window < 1:
+            raise ShardError(f"window is {window}; expected at least 1 block")
+        if not 0 <= rank < world or batch_size % world:
+            raise ShardError(
+                f"rank {rank} of {world} cannot share batches of {batch_size:,}; "
+                f"expected a rank below the number of ranks, and a batch size that it divides"
+            )
+        if tail == "short" and world > 1:
+            raise ShardError(f"tail 'short' would give {world} ranks batches of different sizes; expected drop or wrap")
 
     def __iter__(self) -> Self:
         return self
@@ -74,18 +102,45 @@ class Stream:
         self.batch += 1
         return batch
 
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of the current mask's epoch, the same on every rank."""
+        rows = self.rows if self._mask is None else int(self._mask.sum())
+        return rows // self._batch_size if self._tail == "drop" else -(-rows // self._batch_size)
+
+    @property
+    def damaged(self) -> Mapping[int, str]:
+        """What was wrong with each damaged block that was passed over so far."""
+        return self.source.damaged if isinstance(self.source, Skipping) else {}
+
     def one_epoch(self) -> Iterator[Batch]:
         """The batches of the current epoch from the start; the stream's own position does not move."""
         epoch = self.epoch
         return (self.read(epoch, number) for number in range(self.batches_per_epoch))
 
-    def state(self) -> dict[str, Any]:
-        """Where the stream is: a few integers, JSON-ready."""
-        return {**self._identity, "epoch": self.epoch, "batch": self.batch}
+    def narrow(self, mask: NDArray[np.bool_] | None) -> None:
+        """Leave out, from here on, the rows that ``mask`` (rows in stored order) has false; None takes all again.
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from a state; raises `StreamStateError` if it belongs to another set, seed or batch size."""
-        for name, mine in self._identity.items():
+        Meant for the start of an epoch: within one the order changes. Raises `ShardError` if not one batch is left.
+        """
+        if mask is not None and mask.shape != (self.rows,):
+            raise ShardError(f"the mask has shape {mask.shape}; expected ({self.rows},), a row for each image")
+        left = self.rows if mask is None else int(mask.sum())
+        if left < (self._batch_size if self._tail == "drop" else 1):
+            raise ShardError(
+                f"the mask leaves {left:,} of {self.rows:,} images in {self.source.name}, less than a batch of "
+                f"{self._batch_size:,}"
+            )
+        self._mask, self._plan = mask, None
+        self._mask_hash = None if mask is None else xxhash.xxh3_128_hexdigest(np.packbits(mask).tobytes())
+
+    def state(self) -> dict[str, Any]:
+        """Where the stream is: a few plain values, JSON-ready, whatever the size of the set."""
+        return {**self._identity(), "epoch": self.epoch, "batch": self.batch}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state, saved by any number of ranks; raises `StreamStateError` if it is of another stream."""
+        for name, mine in self._identity().items():
             if state.get(name) != mine:
                 raise StreamStateError(
                     f"cannot resume: {name} was {state.get(name)!r} when the run was saved and is {mine!r} now; "
@@ -96,67 +151,41 @@ class Stream:
         except (KeyError, TypeError, ValueError):
             raise StreamStateError("cannot resume: the saved state lacks its epoch or batch; start a new run") from None
 
-    def read(self, epoch: int, batch: int) -> Batch:
-        """Batch number ``batch`` of ``epoch``."""
-        plan = self._epoch(epoch)
-        start, end = batch * self._batch_size, min((batch + 1) * self._batch_size, self.rows)
-        pieces = []
-        window = int(np.searchsorted(plan.starts, start, side="right")) - 1
-        while start < end:
-            first = start - int(plan.starts[window])
-            pieces.append(self._take(epoch, window, slice(first, first + end - start)))
-            start += len(pieces[-1].keys)
-            window += 1
-        if len(pieces) == 1:
-            return pieces[0]
-        return Batch(*(np.concatenate(arrays) for arrays in zip(*pieces, strict=True)))
+    def _identity(self) -> dict[str, Any]:
+        return {**self.source.identity, **self._settings, "mask": self._mask_hash}
 
-    def _epoch(self, epoch: int) -> "_EpochPlan":
-        if self._plan.epoch != epoch:
-            order = self._order(len(self._blocks), epoch, "blocks")
-            rows = np.array([self._blocks[i][1].rows for i in order])
-            starts = np.concatenate([[0], np.cumsum(rows)])[:-1][:: self._window]
-            self._plan = _EpochPlan(epoch=epoch, order=order, starts=starts)
+    def read(self, epoch: int, batch: int) -> Batch:
+        """This rank's slice of batch number ``batch`` of ``epoch``."""
+        plan, view = self._epoch(epoch), self.view_of(epoch)
+        pieces = [self._held.take(plan, piece, view=view) for piece in plan.pieces(*self._slice(plan, batch))]
+        return Batch(*(pieces[0] if len(pieces) == 1 else _joined(pieces)))
+
+    def rows_of(self, epoch: int, batch: int) -> NDArray[np.int64]:
+        """The stored row numbers of what `read` would hand out."""
+        plan = self._epoch(epoch)
+        return np.concatenate([piece.rows for piece in plan.pieces(*self._slice(plan, batch))])
+
+    def view_of(self, epoch: int) -> int:
+        """The augmented view whose logits an epoch hands out, for a set that carries `views` of them."""
+        return epoch % self.views if self.views else 0
+
+    def _slice(self, plan: Epoch, batch: int) -> tuple[int, int]:
+        """First and last position of this rank's share of a batch."""
+        share = self._batch_size // self._world
+        start = batch * self._batch_size + self._rank * share
+        return start, min(start + share, plan.rows) if self._tail == "short" else start + share
+
+    def _epoch(self, epoch: int) -> Epoch:
+        if self._plan is None or self._plan.number != epoch:
+            self._plan = self._order.epoch(epoch, self._mask)
         return self._plan
 
-    def _take(self, epoch: int, window: int, rows: slice) -> Batch:
-        """Some rows of a window, in stream order, as copies: a batch that is kept does not keep its window."""
-        if self._loaded is None or self._loaded.at != (epoch, window):
-            self._loaded = None  # free it before the next one is read
-            self._loaded = self._load(epoch, window)
-        block, chosen = self._loaded.block, self._loaded.order[rows]
-        return Batch(block.images_NCHW[chosen], block.keys[chosen], block.labels[chosen])
 
-    def _load(self, epoch: int, window: int) -> "_Window":
-        chosen = self._epoch(epoch).order[window * self._window : (window + 1) * self._window]
-        blocks = [read_block(*self._blocks[i]) for i in chosen]
-        block = Block(
-            images_NCHW=np.concatenate([b.images_NCHW for b in blocks]),
-            keys=np.concatenate([b.keys for b in blocks]),
-            labels=np.concatenate([b.labels for b in blocks]),
-        )
-        return _Window(at=(epoch, window), block=block, order=self._order(len(block), epoch, "rows", window))
-
-    def _order(self, count: int, epoch: int, *purpose: str | int) -> NDArray[np.int64]:
-        """A seeded permutation; from raw bits, which NumPy keeps the same for good, unlike its own permutations."""
-        if not self._shuffle:
-            return np.arange(count)
-        bits = np.random.Philox(address(self.folder.id, self._seed, epoch, *purpose)).random_raw(count)
-        return np.argsort(bits, kind="stable")
-
-
-class _EpochPlan(NamedTuple):
-    epoch: int
-    order: NDArray[np.int64]
-    """block order"""
-    starts: NDArray[np.int64]
-    """first row of each window in the epoch's order"""
-
-
-class _Window(NamedTuple):
-    at: tuple[int, int]
-    """epoch, window"""
-    block: Block
-    """its blocks, joined"""
-    order: NDArray[np.int64]
-    """row order"""
+def _joined(pieces: list[Rows]) -> Rows:
+    logits = [piece.logits_BK for piece in pieces if piece.logits_BK is not None]
+    return Rows(
+        np.concatenate([piece.images_BCHW for piece in pieces]),
+        np.concatenate([piece.keys for piece in pieces]),
+        np.concatenate([piece.labels for piece in pieces]),
+        np.concatenate(logits) if logits else None,
+    )

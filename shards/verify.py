@@ -86,9 +86,10 @@ def _check_blocks(folder: ShardFolder, samples: pa.Table) -> Iterator[str]:
         where = {(block, row): key.encode() for key, block, row in zip(*columns, strict=True)}
         for position, facts in enumerate(shard.blocks if file.exists() else ()):  # missing: said already
             try:
-                keys = read_block(file, facts).keys
+                block_read = read_block(file, facts)
+                keys, _ = block_read.keys, block_read.images_NCHW  # encoded images are decoded here
             except BlockDamaged as error:
-                yield str(error)
+                yield str(error) if str(file) in str(error) else f"{file}: block {facts.block}: {error}"
                 continue
             wrong = [row for row, key in enumerate(keys) if where.get((position, row)) != key]
             if wrong:

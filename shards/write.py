@@ -16,17 +16,15 @@ def write_shard(folder: Path, name: str, blocks: Iterable[Block], *, split: str,
     facts = []
     with atomic_file(folder / name) as file:
         for number, block in enumerate(blocks, first_block):
-            data = encode_block(number, block)
+            offset, digest = file.bytes, xxhash.xxh3_64()
+            for piece in encode_block(number, block):
+                digest.update(piece)
+                file.write(piece)
             facts.append(
                 BlockFacts(
-                    block=number,
-                    rows=len(block),
-                    offset=file.bytes,
-                    bytes=len(data),
-                    xxh3=xxhash.xxh3_64_hexdigest(data),
+                    block=number, rows=len(block), offset=offset, bytes=file.bytes - offset, xxh3=digest.hexdigest()
                 )
             )
-            file.write(data)
         file.write(TAR_END)
         file.write(bytes(-file.bytes % tarfile.RECORDSIZE))
     rows = sum(f.rows for f in facts)

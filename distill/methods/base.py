@@ -17,6 +17,7 @@ from distill.models.student import Student
 from distill.models.teachers import Classifier
 from manifests.keys import address
 from shards.augment import PAD, crop_and_flip
+from shards.device import RealBatch as RealBatch
 
 
 class Stateful(Protocol):
@@ -27,18 +28,6 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state_dict: Any, /) -> Any:
         """Take a state back."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RealBatch:
-    """Images from the stream, on the device."""
-
-    images_BCHW: Tensor
-    """uint8"""
-    keys: NDArray[np.bytes_]
-    labels_B: Tensor | None
-    """int64 class numbers, for labelled data only"""
-    epoch: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from distill.train import LAST, Pace, train
 from manifests.keys import content_key
 from shards.index import ShardFolder
 from shards.layout import KEY_DTYPE
+from shards.sources import LocalBlocks
 from shards.stream import Batch, Stream
 from tests.distill import toys
 
@@ -241,7 +242,7 @@ def test_a_batch_of_one(build: Callable[..., Method]) -> None:
 
 def test_counts_are_true(build: Callable[..., Method], transfer_set: ShardFolder, tmp_path: Path) -> None:
     method = build()
-    config, stream = method.config, Stream(transfer_set, split="train", batch_size=BATCH)
+    config, stream = method.config, Stream(LocalBlocks(transfer_set, "train"), batch_size=BATCH)
     mine = {id(parameter) for parameter in method.setup.student.net.parameters()}
     seen = {"updates": 0, "queries": 0}
 
@@ -323,7 +324,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     build: Callable[..., Method], transfer_set: ShardFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The term and the step are named, and the checkpoint on disk is from before."""
-    method, stream = build(), Stream(transfer_set, split="train", batch_size=BATCH)
+    method, stream = build(), Stream(LocalBlocks(transfer_set, "train"), batch_size=BATCH)
     step, bad = method.step, 5
     culprits: list[str] = []
 
@@ -351,7 +352,7 @@ def test_weights_that_are_not_finite_are_not_saved(
     build: Callable[..., Method], transfer_set: ShardFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A finite loss whose update broke the weights."""
-    method, stream = build(), Stream(transfer_set, split="train", batch_size=BATCH)
+    method, stream = build(), Stream(LocalBlocks(transfer_set, "train"), batch_size=BATCH)
     step = method.step
 
     def poisoned(batches: Sequence[RealBatch], number: int) -> dict[str, Tensor]:

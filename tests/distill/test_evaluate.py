@@ -22,6 +22,7 @@ from distill.run import distill
 from manifests.read import read_manifest
 from manifests.schema import SAMPLES
 from shards.index import ShardFolder
+from shards.sources import LocalBlocks
 from shards.stream import Stream
 from tests.distill import toys
 from tests.shards import make
@@ -106,7 +107,7 @@ def test_duplicates_keep_their_labels(tmp_path: Path) -> None:
 def test_a_batch_gets_its_own_labels(labelled: ShardFolder) -> None:
     table = read_labels(labelled, toys.CLASSES)
     colours = torch.tensor([toys.COLOURS[name] for name in toys.CLASSES]).float()
-    for batch in Stream(labelled, batch_size=13, drop_last=False).one_epoch():
+    for batch in Stream(LocalBlocks(labelled), batch_size=13, tail="short").one_epoch():
         colour_B3 = torch.from_numpy(batch.images_BCHW).float().mean((2, 3))
         assert torch.equal(table(batch), torch.cdist(colour_B3, colours).argmin(1))
 
@@ -119,7 +120,7 @@ def test_predictions_are_those_of_the_network_by_key(labelled: ShardFolder, weig
     seen: list[int] = []
     found = predictions(lambda x: net(x).logits_BK, labelled, device=toys.CPU, advance=seen.append)
     assert len(found) == labelled.rows() == sum(seen)
-    for batch in Stream(labelled, batch_size=16, seed=5).one_epoch():
+    for batch in Stream(LocalBlocks(labelled), batch_size=16, seed=5).one_epoch():
         expected = net(torch.from_numpy(batch.images_BCHW)).logits_BK.argmax(1).tolist()
         assert [found[key] for key in batch.keys.tolist()] == expected
 

@@ -20,6 +20,7 @@ from distill.run import build_method, default_out
 from distill.train import Pace, read_metrics
 from manifests.errors import OutputConflict
 from shards.index import ShardFolder
+from shards.sources import LocalBlocks
 from shards.stream import Stream
 from tests.distill import toys
 from tests.shards import make
@@ -88,7 +89,7 @@ def test_the_accuracy_that_the_file_states_is_of_float32(
 
 
 def test_the_normaliser_is_measured_on_the_data(train: Pretrain, labelled: ShardFolder, tmp_path: Path) -> None:
-    pixels = np.concatenate([b.images_BCHW for b in Stream(labelled, batch_size=64).one_epoch()]) / 255.0
+    pixels = np.concatenate([b.images_BCHW for b in Stream(LocalBlocks(labelled), batch_size=64).one_epoch()]) / 255.0
     mean, std = channel_statistics(labelled)
     assert mean == pytest.approx(pixels.mean((0, 2, 3)), abs=6e-5)
     assert std == pytest.approx(pixels.std((0, 2, 3)), abs=6e-5)
@@ -100,7 +101,7 @@ def test_a_constant_channel_can_be_divided_by(tmp_path: Path, monkeypatch: pytes
     black = np.zeros((6, 3, 8, 8), np.uint8)
     black[:, 0, 0, 0] = np.arange(6)  # keys come from pixels
     monkeypatch.setattr(make, "images", lambda count, **_: black[:count])
-    mean, std = channel_statistics(make.write_store(tmp_path / "store", [[6]]))
+    mean, std = channel_statistics(make.write_store(tmp_path / "store", [[6]], size=8))
     assert mean[1:] == [0.0, 0.0]
     assert std == [round(1 / 255, 4)] * 3
 
@@ -167,7 +168,7 @@ def test_a_grey_network_learns_from_luma(tmp_path: Path, compile: bool) -> None:
     report = pretrain(big[0], job, out=tmp_path / "run", device=toys.CPU, dataset="tiles", test=big[1])
     net = load_classifier(report["weights"])
     assert (net.channels, net.feature_dim, len(net.mean), len(net.std)) == (1, 84, 1, 1)
-    pixels = np.concatenate([b.images_BCHW for b in Stream(big[0], batch_size=64).one_epoch()]) / 255.0
+    pixels = np.concatenate([b.images_BCHW for b in Stream(LocalBlocks(big[0]), batch_size=64).one_epoch()]) / 255.0
     grey = pixels.transpose(0, 2, 3, 1) @ np.array([0.299, 0.587, 0.114])
     assert (net.mean[0], net.std[0]) == pytest.approx((grey.mean(), grey.std()), abs=6e-5)
     terms = [line["cross_entropy"] for line in read_metrics(tmp_path / "run")]

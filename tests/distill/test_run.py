@@ -20,6 +20,7 @@ from manifests.commit import exclusive
 from manifests.errors import Busy, OutputConflict, TransfersetError
 from shards.errors import ShardError
 from shards.index import ShardFolder
+from shards.sources import LocalBlocks
 from shards.stream import Stream
 from tests.distill import toys
 from tests.distill.test_teachers import rewrite
@@ -119,7 +120,7 @@ def test_agreement_is_what_student_and_teacher_say_of_the_held_out_images(
 ) -> None:
     report = run(tmp_path / "run")
     student = load_classifier(tmp_path / "run" / "student.safetensors")
-    (batch,) = Stream(transfer_set, split="holdout", batch_size=10, shuffle=False).one_epoch()
+    (batch,) = Stream(LocalBlocks(transfer_set, "holdout"), batch_size=10, shuffle=False).one_epoch()
     images_BCHW = torch.from_numpy(batch.images_BCHW)
     same = student(images_BCHW).logits_BK.argmax(1) == teacher(images_BCHW).logits_BK.argmax(1)
     assert report["agreement"]["last"] == pytest.approx(same.float().mean().item())

@@ -18,6 +18,7 @@ from distill.models.student import fresh_student
 from distill.train import LAST, METRICS, Pace, Progressed, read_metrics, train
 from shards.errors import StreamStateError
 from shards.index import ShardFolder
+from shards.sources import LocalBlocks
 from shards.stream import Batch, Stream
 from tests.distill import toys
 
@@ -52,7 +53,7 @@ def make(transfer_set: ShardFolder) -> Callable[..., tuple[Averaging, Stream]]:
     def new(terms: Terms = lambda step: {"loss": float(step)}, *, seed: int = 0) -> tuple[Averaging, Stream]:
         student = fresh_student("wrn16_1", 2, mean=toys.MEAN, std=toys.STD, seed=0, dtype="float32", device=toys.CPU)
         setup = Setup(teacher=None, student=student, device=toys.CPU, steps=STEPS, seed=seed, flip=True)
-        stream = Stream(transfer_set, split="train", batch_size=12, seed=seed)  # 3 an epoch
+        stream = Stream(LocalBlocks(transfer_set, "train"), batch_size=12, seed=seed)  # 3 an epoch
         return Averaging(setup, Config(batch_size=12), terms), stream
 
     return new

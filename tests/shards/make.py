@@ -42,7 +42,7 @@ def block(count: int, *, size: int = SIZE, seed: int = 0) -> Block:
     """Random images under their content keys, labelled 0, 1, ..."""
     images_NCHW = images(count, size=size, seed=seed)
     keys = np.array([content_key(image) for image in images_NCHW], KEY_DTYPE)
-    return Block(images_NCHW=images_NCHW, keys=keys, labels=np.arange(count, dtype=np.int32))
+    return Block(images=images_NCHW, keys=keys, labels=np.arange(count, dtype=np.int32))
 
 
 def write_store(

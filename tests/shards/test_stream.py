@@ -6,20 +6,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-import shards.stream
+import shards.sources.local
 from manifests.keys import content_key
 from shards.errors import BlockDamaged, ShardError, StreamStateError
 from shards.index import BlockFacts, ShardFolder, open_folder, seal, write_index
 from shards.layout import Block
 from shards.read import read_block
-from shards.stream import Batch, Stream
+from shards.sources import LocalBlocks
+from shards.stream import Batch, Stream, Tail
 from shards.write import write_shard
 from tests.shards import make
 
@@ -54,7 +55,7 @@ def keys(batches: Any) -> list[bytes]:
 
 
 def stored_keys(folder: ShardFolder) -> list[bytes]:
-    return keys(Stream(folder, batch_size=1, shuffle=False).one_epoch())
+    return keys(Stream(LocalBlocks(folder), batch_size=1, shuffle=False).one_epoch())
 
 
 def whole_epoch(stream: Stream, epoch: int) -> list[Batch]:
@@ -75,23 +76,26 @@ def equal(one: Batch, other: Batch) -> bool:
     batch=st.integers(1, 9),
     window=st.integers(1, 4),
     shuffle=st.booleans(),
-    drop_last=st.booleans(),
+    tail=st.sampled_from(get_args(Tail)),
     epoch=st.integers(0, 2),
 )
 def test_an_epoch_holds_every_image_once(  # noqa: PLR0917  hypothesis calls it by keyword
-    store: Store, counts: Counts, batch: int, window: int, shuffle: bool, drop_last: bool, epoch: int
+    store: Store, counts: Counts, batch: int, window: int, shuffle: bool, tail: Tail, epoch: int
 ) -> None:
     folder = store(counts)
     rows = folder.rows()
-    batch = min(batch, rows) if drop_last else batch
-    stream = Stream(folder, batch_size=batch, window=window, shuffle=shuffle, drop_last=drop_last)
+    batch = min(batch, rows) if tail == "drop" else batch
+    stream = Stream(LocalBlocks(folder), batch_size=batch, window=window, shuffle=shuffle, tail=tail)
     stream.epoch = epoch
     batches = list(stream.one_epoch())
-    assert len(batches) == stream.batches_per_epoch == (rows // batch if drop_last else -(-rows // batch))
+    assert len(batches) == stream.batches_per_epoch == (rows // batch if tail == "drop" else -(-rows // batch))
     assert {len(b.keys) for b in batches[:-1]} <= {batch}
-    assert len(batches[-1].keys) == (batch if drop_last else rows - batch * (len(batches) - 1))
+    assert len(batches[-1].keys) == (rows - batch * (len(batches) - 1) if tail == "short" else batch)
     found = keys(batches)
-    assert len(set(found)) == len(found) == (batch * len(batches) if drop_last else rows)
+    assert len(set(found)) == min(rows, len(found))
+    assert len(found) == (rows if tail == "short" else batch * len(batches))
+    assert len(set(found[:rows])) == len(found[:rows])  # what wraps is what the epoch began with
+    assert found[rows:] == (found * batch)[: len(found[rows:])]
     for b in batches:  # pixels stay with their key and label
         assert [content_key(image).encode() for image in b.images_BCHW] == b.keys.tolist()
         assert len(b.labels) == len(b.keys)
@@ -103,7 +107,7 @@ def test_a_batch_does_not_depend_on_those_before_it(
     store: Store, counts: Counts, window: int, batch: int, data: st.DataObject
 ) -> None:
     folder = store(counts)
-    one, other = (Stream(folder, batch_size=batch, window=window, drop_last=False, seed=3) for _ in range(2))
+    one, other = (Stream(LocalBlocks(folder), batch_size=batch, window=window, tail="short", seed=3) for _ in range(2))
     in_order = [b for epoch in range(2) for b in whole_epoch(one, epoch)]
     length = len(in_order) // 2
     asked = data.draw(st.permutations(range(2 * length)))
@@ -114,7 +118,7 @@ def test_without_shuffle_the_order_is_that_of_the_shards(store: Store) -> None:
     folder = store(COUNTS)
     written = [key for i, rows in enumerate((4, 4, 1, 4, 3)) for key in make.block(rows, seed=i).keys.tolist()]
     for batch, window in ((1, 1), (5, 2), (16, 16)):
-        stream = Stream(folder, batch_size=batch, window=window, shuffle=False, drop_last=False)
+        stream = Stream(LocalBlocks(folder), batch_size=batch, window=window, shuffle=False, tail="short")
         assert keys(islice(stream, 2 * stream.batches_per_epoch)) == written * 2
 
 
@@ -122,7 +126,7 @@ def test_a_shuffle_depends_on_id_seed_and_epoch_and_on_nothing_else(store: Store
     folder = store(COUNTS)
 
     def order(folder: ShardFolder, *, seed: int = 0, epoch: int = 0, batch: int = 4) -> tuple[bytes, ...]:
-        stream = Stream(folder, batch_size=batch, seed=seed, window=2)
+        stream = Stream(LocalBlocks(folder), batch_size=batch, seed=seed, window=2)
         return tuple(keys(whole_epoch(stream, epoch)))
 
     other = replace(folder, id="f" * 32)
@@ -135,33 +139,36 @@ def test_the_order_is_what_it_has_always_been(store: Store) -> None:
     """A run that is resumed with another release, NumPy or machine must see the same order."""
     folder = replace(store(COUNTS), id="0" * 32)
     place = {key: number for number, key in enumerate(stored_keys(folder))}
-    stream = Stream(folder, batch_size=16, seed=5, window=3)
-    golden = [9, 0, 3, 12, 13, 15, 2, 1, 10, 11, 14, 8, 5, 7, 6, 4]
+    stream = Stream(LocalBlocks(folder), batch_size=16, seed=5, window=2)
+    golden = [9, 0, 3, 12, 2, 1, 10, 11, 8, 6, 7, 5, 14, 4, 15, 13]
     assert [place[key] for key in keys([next(stream)])] == golden
 
 
 def test_a_window_mixes_its_blocks_and_no_others(store: Store) -> None:
-    folder = store(COUNTS)
-    where = {key: block for block, rows in enumerate((4, 4, 1, 4, 3)) for key in make.block(rows, seed=block).keys}
-    stream = Stream(folder, batch_size=1, window=2, drop_last=False)
+    """Five blocks in windows of at least two: two windows, of two and of three, each block in one of them."""
+    counts = (4, 4, 1, 4, 3)
+    where = {key: block for block, rows in enumerate(counts) for key in make.block(rows, seed=block).keys}
+    stream = Stream(LocalBlocks(store(COUNTS)), batch_size=1, window=2, tail="short")
     blocks = [where[key] for key in keys(stream.one_epoch())]
-    order = [b for i, b in enumerate(blocks) if b not in blocks[:i]]
-    sizes = [sum((4, 4, 1, 4, 3)[b] for b in order[i : i + 2]) for i in (0, 2, 4)]
-    first, second = blocks[: sizes[0]], blocks[sizes[0] : sizes[0] + sizes[1]]
-    assert len(set(first)) == len(set(second)) == 2
-    assert not set(first) & set(second)
+    edge = next(i for i in range(1, len(blocks)) if not set(blocks[:i]) & set(blocks[i:]))
+    first, second = blocks[:edge], blocks[edge:]
+    assert {len(set(first)), len(set(second))} == {2, 3}
     assert sorted(first) != first or sorted(second) != second  # rows are mixed, not block after block
 
 
 @settings(max_examples=30, deadline=None)
-@given(stops=st.lists(st.integers(0, 9), min_size=1, max_size=3), shuffle=st.booleans(), drop_last=st.booleans())
+@given(
+    stops=st.lists(st.integers(0, 9), min_size=1, max_size=3),
+    shuffle=st.booleans(),
+    tail=st.sampled_from(get_args(Tail)),
+)
 def test_a_resumed_stream_goes_on_with_the_same_batches(
-    store: Store, stops: list[int], shuffle: bool, drop_last: bool
+    store: Store, stops: list[int], shuffle: bool, tail: Tail
 ) -> None:
     """Stopped once or more, anywhere: in an epoch twice, at its very end, after it."""
 
     def fresh() -> Stream:
-        return Stream(store(COUNTS), batch_size=5, window=2, shuffle=shuffle, drop_last=drop_last)
+        return Stream(LocalBlocks(store(COUNTS)), batch_size=5, window=2, shuffle=shuffle, tail=tail)
 
     undisturbed = list(islice(fresh(), sum(stops) + 5))
     stream, seen = fresh(), []
@@ -176,11 +183,11 @@ def test_a_resumed_stream_goes_on_with_the_same_batches(
 
 def test_a_state_reaches_an_iterator_made_before_it_was_loaded(store: Store) -> None:
     folder = store(COUNTS)
-    old = Stream(folder, batch_size=4)
+    old = Stream(LocalBlocks(folder), batch_size=4)
     batches = list(islice(old, 4))
     assert old.state()["batch"] == old.batches_per_epoch  # at the end of the epoch, not yet in the next
     after = next(old)
-    new = Stream(folder, batch_size=4)
+    new = Stream(LocalBlocks(folder), batch_size=4)
     before = iter(new)
     assert equal(next(before), batches[0])
     new.load_state({**old.state(), "epoch": 0, "batch": 4})
@@ -189,16 +196,17 @@ def test_a_state_reaches_an_iterator_made_before_it_was_loaded(store: Store) -> 
 
 
 def test_the_state_is_a_few_plain_values(store: Store) -> None:
-    stream = Stream(store(COUNTS), batch_size=4, seed=2, split="all")
+    stream = Stream(LocalBlocks(store(COUNTS), "all"), batch_size=4, seed=2)
     next(stream)
     assert stream.state() == {
-        "id": stream.folder.id,
+        "id": store(COUNTS).id,
         "split": "all",
         "seed": 2,
         "global_batch": 4,
         "shuffle": True,
-        "drop_last": True,
-        "window": 16,
+        "tail": "drop",
+        "mask": None,
+        "window": 32,
         "epoch": 0,
         "batch": 1,
     }
@@ -208,7 +216,7 @@ def test_the_state_is_a_few_plain_values(store: Store) -> None:
     ("name", "saved"), [("id", "f" * 32), ("seed", 1), ("global_batch", 8), ("split", "all"), ("window", 3)]
 )
 def test_a_state_of_another_stream_is_refused(store: Store, name: str, saved: Any) -> None:
-    stream = Stream(store(COUNTS), batch_size=4)
+    stream = Stream(LocalBlocks(store(COUNTS)), batch_size=4)
     next(stream)
     state = stream.state()
     words = f"cannot resume: {name} was {saved!r} when the run was saved and is {state[name]!r} now; use the same one"
@@ -217,25 +225,25 @@ def test_a_state_of_another_stream_is_refused(store: Store, name: str, saved: An
     assert stream.state() == state  # where it was
 
 
-@pytest.mark.parametrize(("batch", "drop_last"), [(17, True), (0, True), (0, False), (-4, False)])
-def test_a_batch_that_does_not_fit_is_refused(store: Store, batch: int, drop_last: bool) -> None:
+@pytest.mark.parametrize(("batch", "tail"), [(17, "drop"), (0, "drop"), (0, "short"), (-4, "wrap")])
+def test_a_batch_that_does_not_fit_is_refused(store: Store, batch: int, tail: Tail) -> None:
     folder = store(COUNTS)
     with pytest.raises(
         ShardError, match=rf"batch size {batch} does not fit the 16 images in .*; choose one from 1 to 16"
     ):
-        Stream(folder, batch_size=batch, drop_last=drop_last)
+        Stream(LocalBlocks(folder), batch_size=batch, tail=tail)
 
 
 def test_a_set_smaller_than_a_batch_is_one_short_batch(store: Store) -> None:
-    stream = Stream(store(((3,),)), batch_size=50, drop_last=False)
+    stream = Stream(LocalBlocks(store(((3,),))), batch_size=50, tail="short")
     assert [len(batch.keys) for batch in islice(stream, 2)] == [3, 3]
 
 
 def test_a_split_without_images_is_refused(store: Store) -> None:
     with pytest.raises(ShardError, match=r"split 'train' of .* holds no images; its splits: all$"):
-        Stream(store(COUNTS), batch_size=4, split="train")
+        LocalBlocks(store(COUNTS), "train")
     with pytest.raises(ShardError, match="holds no images"):
-        Stream(store(((),)), batch_size=4, drop_last=False)
+        LocalBlocks(store(((),)))
 
 
 def test_a_split_is_streamed_alone(tmp_path: Path) -> None:
@@ -247,12 +255,12 @@ def test_a_split_is_streamed_alone(tmp_path: Path) -> None:
     files = [write_index(tmp_path, shards, provenance=make.MADE)]
     seal(tmp_path, {"size": make.SIZE}, kind="transfer-set", files=files, fingerprint="f")
     for split, block in splits.items():
-        found = keys(Stream(open_folder(tmp_path), batch_size=1, split=split).one_epoch())
+        found = keys(Stream(LocalBlocks(open_folder(tmp_path), split), batch_size=1).one_epoch())
         assert sorted(found) == sorted(block.keys.tolist())
 
 
 def test_one_epoch_stays_in_its_epoch_and_moves_nothing(store: Store) -> None:
-    stream = Stream(store(COUNTS), batch_size=4)
+    stream = Stream(LocalBlocks(store(COUNTS)), batch_size=4)
     expected = whole_epoch(stream, 0)
     epoch = stream.one_epoch()
     assert stream.state()["batch"] == 0
@@ -268,16 +276,16 @@ def test_each_block_is_read_once_an_epoch(store: Store, monkeypatch: pytest.Monk
         read.append(facts.block)
         return read_block(path, facts)
 
-    monkeypatch.setattr(shards.stream, "read_block", counted)
-    for _ in Stream(store(COUNTS), batch_size=3, window=2, drop_last=False).one_epoch():
+    monkeypatch.setattr(shards.sources.local, "read_block", counted)
+    for _ in Stream(LocalBlocks(store(COUNTS)), batch_size=3, window=2, tail="short").one_epoch():
         pass
     assert sorted(read) == [0, 1, 2, 3, 4]
 
 
-def test_one_window_is_in_memory(tmp_path: Path) -> None:
+def test_a_few_windows_are_in_memory(tmp_path: Path) -> None:
     rows, blocks, window, size = 8, 20, 2, 64
     folder = make.write_store(tmp_path, [[rows] * blocks], size=size)
-    stream = Stream(folder, batch_size=rows + 3, window=window)  # batches cross windows
+    stream = Stream(LocalBlocks(folder), batch_size=rows + 3, window=window)  # batches cross windows
     one_block = rows * 3 * size * size
     tracemalloc.start()
     try:
@@ -290,8 +298,9 @@ def test_one_window_is_in_memory(tmp_path: Path) -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert held < (window + 1) * one_block + first.images_BCHW.nbytes
-    assert peak < (2 * window + 3) * one_block + 3 * first.images_BCHW.nbytes  # while a window is joined
+    tables = 3 * (window + 1) * one_block  # the one that is read, the next, and one that is used again
+    assert held < tables + 2 * one_block + first.images_BCHW.nbytes
+    assert peak < tables + 2 * one_block + 4 * first.images_BCHW.nbytes
     assert first.images_BCHW.base is None  # a batch is no view that would keep its window
 
 
@@ -301,7 +310,7 @@ def test_a_damaged_block_is_refused_with_its_name(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[facts.offset + 700] ^= 4
     path.write_bytes(data)
-    stream = Stream(folder, batch_size=4, window=1, shuffle=False)
+    stream = Stream(LocalBlocks(folder), batch_size=4, window=1, shuffle=False)
     assert len(next(stream).keys) == 4
     with pytest.raises(BlockDamaged, match=r"000000.tar: block 1 is damaged") as caught:
         next(stream)

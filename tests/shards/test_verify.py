@@ -147,7 +147,7 @@ def test_consistent_hashes_do_not_excuse_wrong_contents(packed: ShardFolder) -> 
     """A tar whose images are in another order than the manifest says, committed by a faulty writer."""
     shard = packed.shards[1]
     blocks = list(read_shard(packed.path, shard))
-    turned = [Block(images_NCHW=b.images_NCHW[::-1], keys=b.keys[::-1], labels=b.labels) for b in blocks]
+    turned = [Block(images=b.images_NCHW[::-1], keys=b.keys[::-1], labels=b.labels) for b in blocks]
     written = write_shard(packed.path, shard.name, turned, split=shard.split, first_block=shard.blocks[0].block)
     _recommit(packed, {shard.name: written})
     problems = verify(packed.path).problems

@@ -1,19 +1,27 @@
 """Feed: the stream's own order, read ahead without moving the stream's position."""
 
+import numpy as np
 import pytest
 import torch
 
-from distill.feed import AHEAD, Feed
-from shards.errors import BlockDamaged
+from shards.device import AHEAD, Feed, choose_residence
+from shards.errors import BlockDamaged, ShardError
 from shards.index import ShardFolder
+from shards.sources import LocalBlocks
 from shards.stream import Batch, Stream
+from tests.shards import make
 
 CPU = torch.device("cpu")
 BATCH = 8
 
 
+@pytest.fixture(scope="module")
+def transfer_set(tmp_path_factory: pytest.TempPathFactory) -> ShardFolder:
+    return make.write_store(tmp_path_factory.mktemp("set"), [[8, 8], [8, 8, 5]])
+
+
 def fresh(folder: ShardFolder) -> Stream:
-    return Stream(folder, split="train", batch_size=BATCH, seed=3)
+    return Stream(LocalBlocks(folder), batch_size=BATCH, seed=3)
 
 
 def test_batches_and_position_are_the_streams_own(transfer_set: ShardFolder) -> None:
@@ -46,7 +54,7 @@ def test_damage_reaches_the_caller(transfer_set: ShardFolder, monkeypatch: pytes
     def damaged(*arguments: object) -> None:
         raise BlockDamaged("block 0 is damaged")
 
-    monkeypatch.setattr("shards.stream.read_block", damaged)
+    monkeypatch.setattr("shards.sources.local.read_block", damaged)
     with Feed(fresh(transfer_set), device=CPU) as feed, pytest.raises(BlockDamaged, match="block 0 is damaged"):
         feed.take()
 
@@ -63,6 +71,45 @@ def test_reading_ahead_is_bounded(transfer_set: ShardFolder, monkeypatch: pytest
     with Feed(stream, device=CPU) as feed:
         feed.take()
     assert len(read) <= AHEAD + 1
+
+
+def test_a_set_on_the_device_gives_the_same_batches(transfer_set: ShardFolder) -> None:
+    plain, fed = fresh(transfer_set), fresh(transfer_set)
+    with Feed(fed, device=CPU, labels=lambda batch: torch.from_numpy(batch.labels), resident=True) as feed:
+        for _ in range(2 * plain.batches_per_epoch + 1):
+            expected, real = next(plain), feed.take()
+            assert real.keys.tolist() == expected.keys.tolist()
+            assert torch.equal(real.images_BCHW, torch.from_numpy(expected.images_BCHW))
+            assert real.labels_B is not None
+            assert real.labels_B.tolist() == expected.labels.tolist()
+            assert fed.state() == plain.state()
+
+
+def test_a_mask_may_come_before_each_epoch(transfer_set: ShardFolder) -> None:
+    stream, seen = fresh(transfer_set), []
+    with Feed(stream, device=CPU, past_the_epoch=False) as feed:
+        for epoch in range(3):
+            mask = np.arange(stream.rows) % 3 == epoch
+            stream.narrow(mask)
+            assert stream.batches_per_epoch == mask.sum() // BATCH == 1
+            seen.append(feed.take().keys.tolist())
+    stored = [
+        key
+        for batch in Stream(LocalBlocks(transfer_set), batch_size=1, shuffle=False).one_epoch()
+        for key in batch.keys
+    ]
+    for epoch, keys in enumerate(seen):
+        assert {stored.index(key) % 3 for key in keys} == {epoch}
+
+
+@pytest.mark.parametrize(("asked", "found"), [("auto", "memory"), ("window", "window"), ("device", "device")])
+def test_a_small_set_is_held_in_memory_unless_said_otherwise(transfer_set: ShardFolder, asked: str, found: str) -> None:
+    assert choose_residence(asked, LocalBlocks(transfer_set), CPU) == found
+
+
+def test_another_residence_is_refused(transfer_set: ShardFolder) -> None:
+    with pytest.raises(ShardError, match="resident is 'disk'; expected one of auto, device, memory, window"):
+        choose_residence("disk", LocalBlocks(transfer_set), CPU)
 
 
 @pytest.mark.gpu
