@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol
@@ -73,6 +73,10 @@ class Config:
         """Images that one step puts through the teacher."""
         return self.batch_size
 
+    def queries_per_look(self, epoch: int, images: int) -> int:  # noqa: ARG002  # most never look
+        """Images that `Method.choose` puts through the teacher at the start of an epoch, of a split of ``images``."""
+        return 0
+
     def steps(self, batches_per_epoch: int) -> int:
         """Steps of the whole schedule, given the batches of an epoch of the train split (0 without a stream)."""
         return self.epochs * batches_per_epoch
@@ -107,6 +111,15 @@ class Setup:
         """The batch's images, cropped and flipped as addressed by (seed, key, epoch); uint8."""
         return crop_and_flip(batch.images_BCHW, batch.keys, seed=self.seed, view=batch.epoch, flip=self.flip, pad=pad)
 
+    def draws(self, purpose: str, step: int) -> np.random.Generator:
+        """Numbers of any distribution, on the host, addressed by (seed, purpose, step); `send` takes them over."""
+        return np.random.Generator(np.random.Philox(address(self.seed, purpose, step)))
+
+    def send(self, numbers: NDArray[Any]) -> Tensor:
+        """To the device without waiting for it, as a copy from memory that is not pinned would."""
+        tensor = torch.from_numpy(numbers)
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
+
     def noise(self, purpose: str, step: int, shape: Sequence[int]) -> Tensor:
         """Standard normal numbers on the device, addressed by (seed, purpose, step)."""
         generator = torch.Generator(self.device).manual_seed(address(self.seed, purpose, step) >> 1)
@@ -118,12 +131,31 @@ class Setup:
         return torch.randint(below, (count,), device=self.device, generator=generator)
 
 
+Look = Callable[[], Iterator[RealBatch]]
+"""the whole train split once, in stored order and as it is stored, on the device"""
+
+
+class Choice:
+    """The rows that a method chose for an epoch, as a part whose state a checkpoint keeps."""
+
+    def __init__(self) -> None:
+        self.epoch, self.rows_N = -1, np.empty(0, np.bool_)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "rows_N": torch.from_numpy(self.rows_N.astype(np.uint8))}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], /) -> None:
+        self.epoch, self.rows_N = state_dict["epoch"], state_dict["rows_N"].numpy().astype(np.bool_)
+
+
 class Method(ABC):
     """One way of training a student. Subclasses set the class variables and implement `parts` and `step`."""
 
     config_class: ClassVar[type[Config]]
     source: ClassVar[str]
     """paper and place"""
+    recipes: ClassVar[Mapping[str, Config]] = {}
+    """published settings other than the defaults, by name; where each is from is said beside it"""
     needs_labels: ClassVar[bool] = False
     needs_stream: ClassVar[bool] = True
     """False for those that train on what a generator makes alone; their ``batches_per_step`` is 0"""
@@ -139,15 +171,30 @@ class Method(ABC):
     def step(self, real: Sequence[RealBatch], step: int) -> dict[str, Tensor]:
         """Learn from ``batches_per_step`` batches; return each loss term, detached, on the device."""
 
+    def choose(self, epoch: int, look: Look) -> NDArray[np.bool_] | None:  # noqa: ARG002  # most take the whole stream
+        """Which rows of the train split, in stored order, the stream of this epoch has; None: all.
+
+        The loop asks at the start of each epoch and where it resumes within one; asked again for the epoch of its last
+        answer, a method gives the same without looking, from its `parts` (see `Choice`). `Config.queries_per_look` says
+        how many images that puts through the teacher.
+        """
+        return None
+
+    def deployed(self) -> Student:
+        """What is judged, saved and exported: its network, and the architecture by which that loads again."""
+        return self.setup.student
+
     def samples(self, count: int) -> Tensor | None:  # noqa: ARG002  # methods with a generator use it
         """Synthetic images in [0, 1] (count, C, H, W) for people to look at, or None without a generator."""
         return None
 
 
-def sgd(student: Student, config: Config, *, nesterov: bool = False) -> torch.optim.Optimizer:
-    """The student's optimiser."""
+def sgd(
+    student: Student, config: Config, *, beside: Sequence[nn.Module] = (), nesterov: bool = False
+) -> torch.optim.Optimizer:
+    """The optimiser of the student, and of what is trained ``beside`` it."""
     return torch.optim.SGD(
-        student.net.parameters(),
+        [parameter for net in (student.net, *beside) for parameter in net.parameters()],
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
