@@ -1,8 +1,8 @@
 """How a wanted class enters a generator: an embedding beside or on top of its noise.
 
-Do et al. 2022, Momentum Adversarial Distillation, section 3.2 and appendix B.3, where `sum` (the input is z + e_y) beats
-`cat` ([z, e_y]) and both beat `none` on ImageNet. Ours where it is silent: embeddings begin standard normal, so that
-their norm is some sqrt(d_e), just inside the bound of Eq. 8; with `cat` too d_e is the noise's dimension.
+Do et al. 2022, Momentum Adversarial Distillation, section 3.2 and appendix B.3, where `sum` (the input is z + e_y)
+beats `cat` ([z, e_y]) and both beat `none` on ImageNet. Ours where it is silent: embeddings begin standard normal, so
+that their norm is some sqrt(d_e), just inside the bound of Eq. 8; with `cat` too d_e is the noise's dimension.
 """
 
 from typing import Literal

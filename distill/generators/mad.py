@@ -7,8 +7,8 @@ Ours where the table is silent or cannot be meant:
 
 - ConvBlockX (Table 9 is a picture) is conv 3x3, BN, LeakyReLU 0.2; ResNetBlockY is (BN, ReLU, conv 3x3) twice beside a
   1x1 convolution;
-- (a) reshapes its 4,096 numbers to 256 x 4 x 4 (printed: 16,384 to 256 x 8 x 8, which is (b)'s); the last convolution of
-  (c) takes 16 channels (printed: 32, after a block that gives 16);
+- (a) reshapes its 4,096 numbers to 256 x 4 x 4 (printed: 16,384 to 256 x 8 x 8, which is (b)'s); the last convolution
+  of (c) takes 16 channels (printed: 32, after a block that gives 16);
 - `BatchNorm2d(256, 0.1)` is read as the momentum, which is torch's default, `Conv2d(32, 3, 1, 0, 1)` as kernel 1,
   padding 0 and stride 1;
 - other sizes: the first blocks do not double where the start would become smaller than 4 x 4 (224 px: 7 x 7, five
@@ -16,6 +16,7 @@ Ours where the table is silent or cannot be meant:
 - no bias before BN, torch's default initialisation.
 """
 
+import itertools
 from typing import Literal
 
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class Generator(nn.Module):
         super().__init__()
         network = network or suited(size)
         widths = WIDTHS[network]
-        steps = list(zip(widths, widths[1:], strict=False))
+        steps = list(itertools.pairwise(widths))
         doubling = len(steps) - (network == "residual")  # (c) does not double before its first block
         start, doublings = _start(size, most=doubling)
         self.start = nn.Sequential(
@@ -69,8 +70,8 @@ class Generator(nn.Module):
             if number >= len(steps) - doublings:
                 layers.append(nn.UpsamplingBilinear2d(scale_factor=2))
             layers.append(block(width_in, width_out))
-        last = {"kernel_size": 1} if network == "conv" else {"kernel_size": 3, "padding": 1}
-        self.body = nn.Sequential(*layers, nn.Conv2d(widths[-1], channels, **last))
+        kernel = 1 if network == "conv" else 3
+        self.body = nn.Sequential(*layers, nn.Conv2d(widths[-1], channels, kernel, padding=kernel // 2))
 
     def logits(self, input_BZ: Tensor) -> Tensor:
         """The images before their sigmoid, u_BCHW: what MAD's hinge bounds (Eq. 11)."""

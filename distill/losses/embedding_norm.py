@@ -28,5 +28,5 @@ def norm_hinge(embeddings_BE: Tensor, *, gamma: float) -> Tensor:
     >>> norm_hinge(torch.tensor([[3.0, 4.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]), gamma=1).item()
     1.5
     """
-    norm_B = torch.linalg.vector_norm(embeddings_BE.float(), dim=1)
+    norm_B: Tensor = torch.linalg.vector_norm(embeddings_BE.float(), dim=1)
     return (norm_B - gamma * math.sqrt(embeddings_BE.shape[1])).clamp_min(0).mean()

@@ -64,8 +64,8 @@ class MosaicKDConfig(Config):
         return 1 + self.student_steps
 
     @property
-    def updates_per_step(self) -> int:
-        return self.student_steps
+    def phases(self) -> dict[str, int]:
+        return {"discriminator": 1, "generator": 1, "student": self.student_steps}
 
     @property
     def queries_per_step(self) -> int:
