@@ -6,7 +6,7 @@ Both hand out rows by their stored numbers, as copies, so that a batch that is k
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
+from threading import Lock
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -45,6 +45,11 @@ class Table:
         self.keys = np.empty(rows, KEY_DTYPE)
         self.labels = np.empty(rows, np.int32)
         self.logits_NVK: NDArray[np.float16] | None = None
+        self._first_logits = Lock()
+
+    def load(self, start: int, block: int) -> None:
+        """Read a block and copy its images to ``start`` and after, while they are in the processor's cache."""
+        self.put(start, self._source.read(block))
 
     def put(self, start: int, block: Block) -> None:
         """Copy a block's images to ``start`` and after."""
@@ -56,8 +61,9 @@ class Table:
             )
         self.images_NCHW[rows], self.keys[rows], self.labels[rows] = images_NCHW, block.keys, block.labels
         if block.logits_NVK is not None:
-            if self.logits_NVK is None:
-                self.logits_NVK = np.empty((len(self.keys), *block.logits_NVK.shape[1:]), np.float16)
+            with self._first_logits:  # several threads load blocks
+                if self.logits_NVK is None:
+                    self.logits_NVK = np.empty((len(self.keys), *block.logits_NVK.shape[1:]), np.float16)
             self.logits_NVK[rows] = block.logits_NVK
 
     def take(self, at: NDArray[np.int64], *, view: int) -> Rows:
@@ -83,8 +89,9 @@ class Resident:
     def fill(self, blocks: NDArray[np.int64]) -> None:
         """Read those of ``blocks`` that are not here yet."""
         missing = blocks[~self._read[blocks]]
-        for number, block in zip(missing, self._pool.map(self._source.read, missing.tolist()), strict=True):
-            self.table.put(int(self._firsts[number]), block)
+        for number, _ in zip(
+            missing, self._pool.map(self.table.load, self._firsts[missing].tolist(), missing.tolist()), strict=True
+        ):
             self._read[number] = True
 
 
@@ -125,13 +132,13 @@ class Windowed:
         blocks = np.sort(blocks)
         counts = self._source.counts[blocks]
         starts = np.cumsum(counts) - counts
-        read = self._readers.map(self._source.read, blocks.tolist())
-        first = next(read)
+        first, rest = self._source.read(int(blocks[0])), blocks[1:].tolist()
         if isinstance(first.images, Encoded):  # pixels only of the rows that are handed out, and when they are
-            return _Window(self._firsts[blocks], starts, [first, *read])
+            return _Window(self._firsts[blocks], starts, [first, *self._readers.map(self._source.read, rest)])
         table = self._table(int(counts.sum()))
-        for start, block in zip(starts.tolist(), chain([first], read), strict=True):
-            table.put(start, block)
+        table.put(0, first)
+        for _ in self._readers.map(table.load, starts[1:].tolist(), rest):  # raises what reading raised
+            pass
         return _Window(self._firsts[blocks], starts, table)
 
     def _table(self, rows: int) -> Table:

@@ -12,6 +12,7 @@ A shard is a plain webdataset tar whose members are blocks of images, not single
 is fixed and members are sorted, so the same images give the same bytes.
 """
 
+import contextlib
 import io
 import tarfile
 from collections.abc import Iterator
@@ -118,7 +119,7 @@ def decode_block(data: bytes | NDArray[np.uint8]) -> Block:
             else Encoded(members["images.bytes.npy"], members["images.offsets.npy"])
         )
         keys, labels, logits = members["keys.npy"], members["labels.npy"], members.get("logits.npy")
-    except (tarfile.HeaderError, KeyError, IndexError) as error:
+    except (KeyError, IndexError) as error:
         raise ValueError(f"not a block: {error}") from error
     if not len(images) == len(keys) == len(labels) == len(keys if logits is None else logits):
         raise ValueError("not a block: images, keys, labels and logits differ in number")
@@ -156,6 +157,9 @@ def _array(data: memoryview) -> NDArray[Any]:
 
 
 def _tar_header(header: bytes) -> tuple[str, int]:
-    """Name and size of a member."""
-    info = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
-    return info.name, info.size
+    """Name and size of a member, from where USTAR has them: `tarfile` takes longer for it than reading the block."""
+    with contextlib.suppress(ValueError):
+        stated = int(header[148:156].rstrip(b"\0 "), 8)
+        if stated == sum(header) - sum(header[148:156]) + 8 * ord(" "):
+            return header[:100].rstrip(b"\0").decode(), int(header[124:136].rstrip(b"\0 "), 8)
+    raise ValueError("not a block: a member's header is damaged")
