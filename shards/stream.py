@@ -146,10 +146,13 @@ class Stream:
                     f"cannot resume: {name} was {state.get(name)!r} when the run was saved and is {mine!r} now; "
                     f"use the same one, or start a new run"
                 )
-        try:
-            self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
-        except (KeyError, TypeError, ValueError):
-            raise StreamStateError("cannot resume: the saved state lacks its epoch or batch; start a new run") from None
+        epoch, batch = state.get("epoch"), state.get("batch")
+        if not (isinstance(epoch, int) and isinstance(batch, int) and epoch >= 0 <= batch <= self.batches_per_epoch):
+            raise StreamStateError(
+                f"cannot resume: the saved state is at epoch {epoch!r}, batch {batch!r}; expected whole numbers, and a "
+                f"batch up to {self.batches_per_epoch:,}; start a new run"
+            )
+        self.epoch, self.batch = epoch, batch
 
     def _identity(self) -> dict[str, Any]:
         return {**self.source.identity, **self._settings, "mask": self._mask_hash}
