@@ -5,7 +5,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -25,7 +25,8 @@ class Encoded:
         ValueError if they do not fit.
         """
         ends = offsets.tolist() if offsets.dtype == np.int64 and offsets.ndim == 1 else []
-        if blob.dtype != np.uint8 or ends != sorted(ends) or ends[:1] != [0] or ends[-1:] != [len(blob)]:
+        bytes_ = blob.dtype == np.uint8 and blob.ndim == 1
+        if not bytes_ or ends != sorted(ends) or ends[:1] != [0] or ends[-1:] != [len(blob)]:
             raise ValueError("not a block: the offsets of its images do not fit their bytes")
         self.blob, self.offsets = blob, offsets
 
@@ -43,22 +44,32 @@ class Encoded:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    @property
+    def size(self) -> int:
+        """Width in px, as the first image's header says; decoding holds all to it. `BlockDamaged` for no header."""
+        header = self.blob[: self.offsets[1]][16:20].tobytes()  # after the signature, and the chunk's length and name
+        if len(header) < 4:
+            raise BlockDamaged("a stored image cannot be decoded (it has no header); `shards verify` says where")
+        return int.from_bytes(header, "big")
+
     def encoded(self) -> list[memoryview]:
         """The bytes of each image."""
         blob = self.blob.data
         return [blob[start:end] for start, end in itertools.pairwise(self.offsets.tolist())]
 
+    def take(self, rows: NDArray[np.intp]) -> Self:
+        """Some of the images, as they are."""
+        every = self.encoded()
+        return self.joined([every[row] for row in rows.tolist()])
+
     def pixels(self) -> NDArray[np.uint8]:
         """All images, (N, 3, H, W); `BlockDamaged` if one cannot be decoded."""
-        return decode_images(self.encoded())
+        return decode_images(self.encoded(), size=self.size)
 
 
-def decode_images(images: Sequence[bytes | memoryview]) -> NDArray[np.uint8]:
-    """Pixels (N, 3, H, W) of encoded images; `BlockDamaged` if one cannot be decoded."""
-    found = _in_threads(_decoded, images)
-    if len({image.shape for image in found}) > 1:
-        raise BlockDamaged("stored images differ in size; `shards verify` says where")
-    return np.stack(found)
+def decode_images(images: Sequence[bytes | memoryview], *, size: int) -> NDArray[np.uint8]:
+    """Pixels (N, 3, size, size) of encoded images; `BlockDamaged` if one cannot be decoded, or is of another size."""
+    return np.stack(_in_threads(partial(_decoded, size=size), images))
 
 
 def _encoded(image_CHW: NDArray[np.uint8]) -> bytes:
@@ -69,18 +80,27 @@ def _encoded(image_CHW: NDArray[np.uint8]) -> bytes:
     return out.getvalue()
 
 
-def _decoded(data: bytes | memoryview) -> NDArray[np.uint8]:
+def _decoded(data: bytes | memoryview, *, size: int) -> NDArray[np.uint8]:
     from PIL import Image
 
     try:
-        return np.asarray(Image.open(io.BytesIO(data), formats=("PNG",))).transpose(2, 0, 1)
+        image = Image.open(io.BytesIO(data), formats=("PNG",))
+        if (image.mode, image.size) == ("RGB", (size, size)):  # known before its pixels take memory
+            return np.asarray(image).transpose(2, 0, 1)
     except Exception as error:  # on damaged bytes Pillow's plugins raise anything
         raise BlockDamaged(f"a stored image cannot be decoded ({error}); `shards verify` says where") from error
+    raise BlockDamaged(
+        f"a stored image is {image.mode}, {image.width} x {image.height} px, expected RGB, {size} x {size} px; "
+        "`shards verify` says where"
+    )
 
 
 @cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="codec")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork: a loader's worker makes its own
 
 
 def _in_threads(work: Callable[[Any], _Out], items: Iterable[Any]) -> list[_Out]:

@@ -112,7 +112,7 @@ class Windowed:
         row = piece.rows - found.firsts[slot]
         if isinstance(found.images, Table):
             return found.images.take(found.starts[slot] + row, view=view)
-        return _picked(found.images, slot, row, view=view)
+        return _picked(found.images, slot, row, size=self._source.size, view=view)
 
     def _window(self, epoch: Epoch, window: int) -> "_Window":
         """A window, and the next one under way."""
@@ -157,7 +157,9 @@ class _Window(NamedTuple):
     images: "Table | list[Block]"
 
 
-def _picked(blocks: Sequence[Block], slots: NDArray[np.int64], rows: NDArray[np.int64], *, view: int) -> Rows:
+def _picked(
+    blocks: Sequence[Block], slots: NDArray[np.int64], rows: NDArray[np.int64], *, size: int, view: int
+) -> Rows:
     """Rows of blocks whose images are encoded: only they are decoded."""
     encoded = {
         slot: images.encoded() for slot in {*slots.tolist()} if isinstance(images := blocks[slot].images, Encoded)
@@ -165,7 +167,7 @@ def _picked(blocks: Sequence[Block], slots: NDArray[np.int64], rows: NDArray[np.
     places = list(zip(slots.tolist(), rows.tolist(), strict=True))
     logits = [all_NVK[row, view] for slot, row in places if (all_NVK := blocks[slot].logits_NVK) is not None]
     return Rows(
-        decode_images([encoded[slot][row] for slot, row in places]),
+        decode_images([encoded[slot][row] for slot, row in places], size=size),
         np.array([blocks[slot].keys[row] for slot, row in places], KEY_DTYPE),
         np.array([blocks[slot].labels[row] for slot, row in places], np.int32),
         np.stack(logits) if logits else None,

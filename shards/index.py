@@ -6,7 +6,7 @@ Two kinds of folder hold block shards: a corpus store (`store.json`) and a trans
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -26,6 +26,11 @@ STORE = "store.json"
 DOCUMENTS = (TRANSFER_SET, STORE)
 FIELDS = {"kind", "id", "size", "contents"}
 """what every document has; the rest is its writer's"""
+DOCUMENT_MAX = 64 << 20
+"""bytes; the document of a set of a thousand million images has some ten million"""
+SIZE_MAX = 1 << 14  # px
+DEFLATE_MAX = 1032
+"""bytes out of one: no DEFLATE stream, so no PNG, holds more (zlib's technical notes)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +76,19 @@ def contents_id(contents: Mapping[str, str]) -> str:
     return fingerprint({"contents": contents})[:32]
 
 
-def seal(folder: Path, facts: Mapping[str, Any], *, kind: str, files: Sequence[FileFacts], fingerprint: str) -> None:
+def seal(
+    folder: Path,
+    facts: Mapping[str, Any],
+    *,
+    kind: str,
+    files: Sequence[FileFacts],
+    fingerprint: str,
+    beside: Sequence[FileFacts] = (),
+) -> None:
     """Finish a folder: its document (``facts``, kind, id and contents), then the commit record of it and ``files``.
 
-    ``kind`` is `transfer-set` or `store`, ``fingerprint`` what the folder was made from.
+    ``kind`` is `transfer-set` or `store`, ``fingerprint`` what the folder was made from. Files ``beside`` them are in
+    the commit record alone, so that they may name the id.
     """
     contents = {f.name: f.sha256 for f in files}
     document = {**facts, "kind": kind, "id": contents_id(contents), "contents": contents}
@@ -82,7 +96,7 @@ def seal(folder: Path, facts: Mapping[str, Any], *, kind: str, files: Sequence[F
     write_json(path, document)
     written = path.read_bytes()
     own = FileFacts(name=path.name, bytes=len(written), sha256=hashlib.sha256(written).hexdigest(), rows=0)
-    Ledger(folder).commit(kind, fingerprint=fingerprint, files=[*files, own])
+    Ledger(folder).commit(kind, fingerprint=fingerprint, files=[*files, *beside, own])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,19 +136,25 @@ class ShardFolder:
 
 def load_document(file: Path, *, fields: Set[str]) -> dict[str, Any]:
     """A JSON document of ours; FileNotFoundError if there is none, `IntegrityError` if it lacks one of ``fields``."""
-    text = file.read_bytes()
-    with contextlib.suppress(ValueError):
-        document = json.loads(text)
+    with file.open("rb") as opened:
+        text = opened.read(DOCUMENT_MAX + 1)
+    with contextlib.suppress(ValueError, RecursionError):  # of deeply nested text
+        document = json.loads(text) if len(text) <= DOCUMENT_MAX else None
         if isinstance(document, dict) and document.keys() >= fields:
             return document
     raise IntegrityError(f"{file} is damaged: not the document that was written; make it again")
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """`transfer-set.json` or `store.json` of a folder; raises `NotAShardFolder` if it has neither."""
+    """`transfer-set.json` or `store.json` of a folder; raises `NotAShardFolder` if it has neither.
+
+    `IntegrityError` for one that is damaged, or that a finished folder lacks.
+    """
     for name in DOCUMENTS:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            return load_document(path / name, fields=FIELDS)
+            return _sane(load_document(path / name, fields=FIELDS), path / name)
+        if (path / "commits" / name).is_file():
+            raise IntegrityError(f"{path / name} is missing, though the folder was finished; make or copy it again")
     if (path / PLAN).exists():
         raise NotAShardFolder(f"{path} is unfinished: run the command that makes it again, it goes on where it was")
     what = f"no transfer set (no {TRANSFER_SET} in it)" if path.is_dir() else "no folder"
@@ -146,17 +166,51 @@ def open_folder(path: Path | str) -> ShardFolder:
     path = Path(path)
     document = read_document(path)
     check_index(path, document)
-    rows = read_manifest(path, SHARDS).to_pylist()
-    return ShardFolder(
-        path=path, id=document["id"], document=document, shards=tuple(ShardFacts.from_json(r) for r in rows)
-    )
+    shards = _read_index(path, document)
+    return ShardFolder(path=path, id=document["id"], document=document, shards=shards)
 
 
 def check_index(path: Path, document: Mapping[str, Any]) -> None:
-    """Refuse an index that is not the one the document names (`IntegrityError`): of another set, or damaged."""
+    """Refuse an index that is not the one the document names (`IntegrityError`): missing, foreign, or damaged."""
     file = path / SHARDS.file
-    if file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() != document["contents"].get(SHARDS.file):
+    if not file.is_file():
+        raise IntegrityError(f"{file} is missing; make the folder again, or copy it again")
+    with file.open("rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if found != document["contents"].get(SHARDS.file):
         raise IntegrityError(f"{file} is not the index that {path} was finished with: of another set, or damaged")
+
+
+def _sane(document: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The document, if its fields are of the kinds that we write (`IntegrityError`)."""
+    kind, size, contents = document["kind"], document["size"], document["contents"]
+    sound = kind == file.stem and isinstance(document["id"], str)
+    sound = sound and type(size) is int and 0 < size <= SIZE_MAX and isinstance(contents, dict)
+    if not sound or not all(isinstance(value, str) for value in contents.values()):
+        raise IntegrityError(f"{file} is damaged: kind, id, size or contents is not what was written; make it again")
+    return document
+
+
+def _read_index(path: Path, document: Mapping[str, Any]) -> tuple[ShardFacts, ...]:
+    """The rows of the index, if they can be true (`IntegrityError`): what is read by them fits in memory."""
+    rows, shards = read_manifest(path, SHARDS), tuple[ShardFacts, ...]()
+    try:
+        shards = tuple(ShardFacts.from_json(row) for row in rows.to_pylist())
+        problem = next(_impossible(shards, document["size"]), None)
+    except (ValueError, TypeError, ArithmeticError) as error:  # no text, or nothing where a number belongs
+        problem = f"it does not hold what an index holds ({error})"
+    if problem:
+        raise IntegrityError(f"{path / SHARDS.file} is damaged: {problem}; make the folder again")
+    return shards
+
+
+def _impossible(shards: Sequence[ShardFacts], size: int) -> Iterator[str]:
+    for shard in shards:
+        for block in shard.blocks:
+            if min(block.offset, block.rows - 1, block.bytes) < 0 or block.offset + block.bytes > shard.bytes:
+                yield f"block {block.block} would not lie inside {shard.name!r}"
+            elif 3 * size**2 * block.rows > DEFLATE_MAX * block.bytes:
+                yield f"block {block.block} of {shard.name!r} cannot hold {block.rows:,} images of {size} px"
 
 
 def open_store(path: Path) -> ShardFolder:

@@ -50,6 +50,11 @@ class Block:
         return len(self.keys)
 
     @property
+    def size(self) -> int:
+        """Resolution in px; images are square."""
+        return self.images.size if isinstance(self.images, Encoded) else int(self.images.shape[-1])
+
+    @property
     def images_NCHW(self) -> NDArray[np.uint8]:  # noqa: N802  # shapes are part of a name
         """Pixels of all images."""
         return self.images.pixels() if isinstance(self.images, Encoded) else self.images
@@ -111,6 +116,8 @@ def decode_block(data: bytes | NDArray[np.uint8]) -> Block:
         while offset < len(view):
             name, size = _tar_header(bytes(view[offset : offset + tarfile.BLOCKSIZE]))
             start = offset + tarfile.BLOCKSIZE
+            if not 0 <= size <= len(view) - start:
+                raise ValueError(f"not a block: {name!r} would hold {size:,} bytes, {len(view) - start:,} are left")
             members[name.split(".", 1)[1]] = _array(view[start : start + size])
             offset = start + size + -size % tarfile.BLOCKSIZE
         images: NDArray[np.uint8] | Encoded = (
@@ -123,9 +130,11 @@ def decode_block(data: bytes | NDArray[np.uint8]) -> Block:
         raise ValueError(f"not a block: {error}") from error
     if not len(images) == len(keys) == len(labels) == len(keys if logits is None else logits):
         raise ValueError("not a block: images, keys, labels and logits differ in number")
-    if keys.dtype != KEY_DTYPE or labels.dtype != np.int32:
-        raise ValueError(f"not a block: keys are {keys.dtype} and labels {labels.dtype}")
-    if not isinstance(images, Encoded) and (images.dtype != np.uint8 or images.ndim != 4):
+    if keys.dtype != KEY_DTYPE or labels.dtype != np.int32 or not keys.ndim == labels.ndim == 1:
+        raise ValueError(f"not a block: keys are {keys.dtype} {keys.shape} and labels {labels.dtype} {labels.shape}")
+    if not isinstance(images, Encoded) and (
+        images.dtype != np.uint8 or images.shape[1:] != (3, *images.shape[2:3] * 2)
+    ):
         raise ValueError(f"not a block: images are {images.dtype} {images.shape}")
     if logits is not None and (logits.dtype != np.float16 or logits.ndim != 3):
         raise ValueError(f"not a block: logits are {logits.dtype} {logits.shape}")
@@ -153,7 +162,10 @@ def _array(data: memoryview) -> NDArray[Any]:
     dtype, shape = _npy_header(bytes(data[:length]))
     if int(np.prod(shape, dtype=object)) * dtype.itemsize != len(data) - length:
         raise ValueError("not a block: an array of another length than its header says")
-    return np.frombuffer(data, dtype, offset=length).reshape(shape)
+    try:
+        return np.frombuffer(data, dtype, offset=length).reshape(shape)
+    except OverflowError as error:  # nothing, times more than there are numbers for
+        raise ValueError(f"not a block: {error}") from error
 
 
 def _tar_header(header: bytes) -> tuple[str, int]:

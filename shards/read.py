@@ -13,15 +13,21 @@ from shards.index import BlockFacts, ShardFacts
 from shards.layout import Block, decode_block
 
 
-def read_block(path: Path, facts: BlockFacts) -> Block:
-    """One block of the tar at ``path``; raises `BlockDamaged` naming file and block."""
-    try:
-        with path.open("rb", buffering=0) as file:
-            data = np.empty(facts.bytes, np.uint8)  # not bytes: what is read is then writable, as torch wants it
-            data = data[: os.preadv(file.fileno(), [data.data], facts.offset)]
-    except FileNotFoundError:
-        raise BlockDamaged(f"{path} is missing, block {facts.block} was to be read from it") from None
-    return checked_block(data, facts, where=path)
+def read_block(path: Path, facts: BlockFacts, *, size: int | None = None) -> Block:
+    """One block of the tar at ``path``; raises `BlockDamaged` naming file and block.
+
+    With ``size`` (px) images of another size are damage too, and are seen before any is decoded.
+    """
+    if not path.is_file():  # a pipe would be waited for
+        raise BlockDamaged(f"{path} is missing, block {facts.block} was to be read from it")
+    with path.open("rb", buffering=0) as file:
+        there = min(facts.bytes, max(0, os.fstat(file.fileno()).st_size - facts.offset))
+        data = np.empty(there, np.uint8)  # not bytes: what is read is then writable, as torch wants it
+        data = data[: os.preadv(file.fileno(), [data.data], facts.offset)]
+    block = checked_block(data, facts, where=path)
+    if size not in (None, block.size):
+        raise BlockDamaged(f"{path}: block {facts.block} holds images of {block.size} px, the set says {size}")
+    return block
 
 
 def checked_block(data: NDArray[np.uint8], facts: BlockFacts, *, where: Path | str) -> Block:

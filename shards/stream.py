@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from shards.damage import OnDamage, Skipping
+from shards.damage import BUDGET, Damage, OnDamage, Skipping, guarded
 from shards.errors import ShardError, StreamStateError
 from shards.hold import Held, Resident, Rows, Windowed
 from shards.order import WINDOW, Epoch, Order
@@ -38,6 +38,8 @@ class Stream:
 
     ``batch_size`` counts all ranks together. With ``shuffle`` the order is seeded, without it the order is that of the
     shards. ``resident`` keeps everything that was read in memory, else two windows of ``window`` blocks or more are.
+    ``on_damage`` is what becomes of a block that is not what was written: the stream refuses, or passes over up to
+    ``max_bad`` of the rows (damage.py).
     """
 
     def __init__(
@@ -53,11 +55,12 @@ class Stream:
         world: int = 1,
         resident: bool = False,
         on_damage: OnDamage = "refuse",
+        max_bad: float = BUDGET,
     ) -> None:
         self.rows = int(source.counts.sum())
         self._check_words(tail, on_damage)
         self._check_sizes(source, batch_size, tail=tail, window=window, rank=rank, world=world)
-        self.source = source = Skipping(source) if on_damage == "skip" else source
+        self.source = source = guarded(source, on_damage, budget=max_bad)
         self._settings = {"seed": seed, "global_batch": batch_size, "shuffle": shuffle, "tail": tail, "window": window}
         self._batch_size, self._tail, self._rank, self._world = batch_size, tail, rank, world
         self._order = Order(
@@ -109,14 +112,22 @@ class Stream:
         return rows // self._batch_size if self._tail == "drop" else -(-rows // self._batch_size)
 
     @property
-    def damaged(self) -> Mapping[int, str]:
-        """What was wrong with each damaged block that was passed over so far."""
-        return self.source.damaged if isinstance(self.source, Skipping) else {}
+    def damage(self) -> Damage:
+        """What was passed over so far."""
+        return self.source.damage if isinstance(self.source, Skipping) else Damage(blocks={}, images=0, of=self.rows)
 
     def one_epoch(self) -> Iterator[Batch]:
         """The batches of the current epoch from the start; the stream's own position does not move."""
         epoch = self.epoch
         return (self.read(epoch, number) for number in range(self.batches_per_epoch))
+
+    def in_stored_order(self, batch_size: int) -> Iterator[Batch]:
+        """All rows, whatever the mask and the rank, as they are stored; the stream's own position does not move."""
+        order = Order(id="", counts=self.source.counts, seed=0, window=self._order.window, shuffle=False).epoch(0)
+        for start in range(0, self.rows, batch_size):
+            pieces = order.pieces(start, min(start + batch_size, self.rows))
+            found = [self._held.take(order, piece, view=0) for piece in pieces]
+            yield Batch(*(found[0] if len(found) == 1 else _joined(found)))
 
     def narrow(self, mask: NDArray[np.bool_] | None) -> None:
         """Leave out, from here on, the rows that ``mask`` (rows in stored order) has false; None takes all again.

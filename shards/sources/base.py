@@ -1,7 +1,7 @@
 """What a stream asks of a place that images come from, and no more."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,3 +41,11 @@ class Source(Protocol):
 
         Raises `BlockDamaged`, naming file and block, rather than hand out anything else than was written.
         """
+
+
+@runtime_checkable
+class Checkable(Protocol):
+    """A source that sees some damage without reading a block."""
+
+    def check(self) -> None:
+        """Look before the first block is wanted; raises `BlockDamaged`. Not asked where damage may be passed over."""

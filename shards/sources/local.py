@@ -1,15 +1,17 @@
 """Blocks of a folder on this machine, by offset."""
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from manifests.commit import Ledger, check_file
+from manifests.errors import IntegrityError
 from shards.errors import BlockDamaged, ShardError
 from shards.index import ShardFolder
 from shards.layout import Block
 from shards.read import read_block
+from shards.verify import record_problems, stray_problems
 
 HASHED = 64 << 20
 """bytes; manifests up to here are hashed when a set is opened (some 50 ms), larger ones by `shards verify` alone"""
@@ -18,8 +20,7 @@ HASHED = 64 << 20
 class LocalBlocks:
     """The blocks of one split of a transfer set or store, or of all.
 
-    What can be seen without reading a shard is checked at once (`BlockDamaged`): every shard is there with its size and
-    no other lies beside it, and the manifests are those that the set was finished with.
+    The manifests are checked at once, down to their hashes: nothing can be passed over there (`BlockDamaged`).
     """
 
     workers = 1  # a block is read in less time than another thread costs
@@ -34,26 +35,38 @@ class LocalBlocks:
         self.views = folder.views
         if not self.counts.sum():
             raise ShardError(f"{self.name} holds no images; its splits: {', '.join(folder.splits) or 'none'}")
-        if problem := next(_problems(folder), None):
-            raise BlockDamaged(f"{problem}; `shards verify {folder.path}` lists all that is wrong")
+        self._refuse(_manifest_problems(folder))
+
+    def check(self) -> None:
+        """Every shard is there with its size, and no other lies beside it (`BlockDamaged`)."""
+        self._refuse(_shard_problems(self.folder))
 
     def read(self, block: int) -> Block:
-        return read_block(*self._blocks[block])
+        return read_block(*self._blocks[block], size=self.size)
+
+    def _refuse(self, problems: Iterator[str]) -> None:
+        if problem := next(problems, None):
+            raise BlockDamaged(f"{problem}; `shards verify {self.folder.path}` lists all that is wrong")
 
 
-def _problems(folder: ShardFolder) -> Iterator[str]:
-    shards = {shard.name: shard for shard in folder.shards}
-    for name, shard in shards.items():
-        yield from _size_problem(folder.path / name, shard.bytes)
-    found = (path.relative_to(folder.path).as_posix() for path in (folder.path / "shards").glob("*.tar"))
-    for name in sorted({*found} - {*shards}):
-        yield f"{folder.path / name} is not in the index: a shard of another set, or a copy"
-    for name, sha256 in folder.document["contents"].items():
-        path = folder.path / name
-        if name not in shards and not path.is_file():
-            yield f"{path} is missing"
-        elif name not in shards and path.stat().st_size <= HASHED and _sha256(path) != sha256:
-            yield f"{path} is not the file that the set was finished with: of another set, or damaged"
+def _manifest_problems(folder: ShardFolder) -> Iterator[str]:
+    yield from record_problems(folder.path, folder.document)
+    kind = folder.document["kind"]
+    manifests = {f"{kind}.json", *folder.document["contents"]} - {shard.name for shard in folder.shards}
+    record = Ledger(folder.path).read(kind)
+    for facts in record.files if record else ():
+        path = folder.path / facts.name
+        if facts.name in manifests and (facts.bytes <= HASHED or not path.is_file()):
+            try:
+                check_file(path, bytes=facts.bytes, sha256=facts.sha256)
+            except IntegrityError as error:
+                yield str(error)
+
+
+def _shard_problems(folder: ShardFolder) -> Iterator[str]:
+    for shard in folder.shards:
+        yield from _size_problem(folder.path / shard.name, shard.bytes)
+    yield from stray_problems(folder)
 
 
 def _size_problem(path: Path, size: int) -> Iterator[str]:
@@ -61,8 +74,3 @@ def _size_problem(path: Path, size: int) -> Iterator[str]:
         yield f"{path} is missing"
     elif (found := path.stat().st_size) != size:
         yield f"{path} holds {found:,} bytes, the index says {size:,}: it was cut, or is of another set"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -51,7 +51,7 @@ def test_labels_are_those_of_the_batch(transfer_set: ShardFolder) -> None:
 
 
 def test_damage_reaches_the_caller(transfer_set: ShardFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def damaged(*arguments: object) -> None:
+    def damaged(*arguments: object, size: int) -> None:
         raise BlockDamaged("block 0 is damaged")
 
     monkeypatch.setattr("shards.sources.local.read_block", damaged)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from manifests.commit import FileFacts, Ledger, check_file
-from manifests.errors import IntegrityError, ManifestError
+from manifests.errors import IntegrityError
 from shards.errors import NotAShardFolder
 from shards.index import ShardFacts, contents_id, open_folder, open_store, seal, write_index
 from shards.write import write_shard
@@ -89,7 +89,7 @@ def test_a_damaged_document_is_an_integrity_error(tmp_path: Path, text: str) -> 
 def test_a_folder_without_its_index_is_refused(tmp_path: Path) -> None:
     store = make.write_store(tmp_path, [[1]])
     (store.path / "shards.parquet").unlink()
-    with pytest.raises(ManifestError, match=r"shards.parquet does not exist"):
+    with pytest.raises(IntegrityError, match=r"shards.parquet is missing; make the folder again, or copy it again"):
         open_folder(store.path)
 
 

@@ -272,9 +272,9 @@ def test_one_epoch_stays_in_its_epoch_and_moves_nothing(store: Store) -> None:
 def test_each_block_is_read_once_an_epoch(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
 
-    def counted(path: Path, facts: BlockFacts) -> Block:
+    def counted(path: Path, facts: BlockFacts, *, size: int) -> Block:
         read.append(facts.block)
-        return read_block(path, facts)
+        return read_block(path, facts, size=size)
 
     monkeypatch.setattr(shards.sources.local, "read_block", counted)
     for _ in Stream(LocalBlocks(store(COUNTS)), batch_size=3, window=2, tail="short").one_epoch():

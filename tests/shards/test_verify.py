@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pytest
 
 from manifests.commit import Ledger
+from manifests.provenance import fingerprint
 from manifests.read import read_manifest
 from manifests.schema import SAMPLES
 from manifests.write import write_manifest
@@ -166,13 +167,17 @@ def test_a_manifest_that_places_too_few_is_found(packed: ShardFolder) -> None:
 def _recommit(folder: ShardFolder, changed: dict[str, ShardFacts], *, drop: int = 0) -> None:
     """Index, manifest and document anew, with hashes that agree."""
     facts = [changed.get(s.name, s) for s in folder.shards]
+    for shard in changed.values():
+        unit = Path(shard.name).stem
+        Ledger(folder.path).commit(unit, fingerprint="f", files=[committed(shard)], facts=shard.as_json())
     samples = read_manifest(folder.path, SAMPLES)
     placed = samples.filter(pc.is_valid(samples["shard"]))
     files = [committed(f) for f in facts]
     files.append(write_index(folder.path, facts, provenance=make.MADE))
     files.append(write_manifest(folder.path, SAMPLES, placed.slice(drop), provenance=make.MADE))
     about = {k: v for k, v in folder.document.items() if k not in ("id", "kind", "contents")}
-    seal(folder.path, about, kind="transfer-set", files=files, fingerprint="f")
+    made_from = fingerprint({"plan": about["plan"]})
+    seal(folder.path, about, kind="transfer-set", files=files, fingerprint=made_from)
 
 
 @pytest.mark.parametrize("full", [True, False])
