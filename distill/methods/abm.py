@@ -7,7 +7,7 @@ attention transfer is not part of that.
 """
 
 from distill.methods.adversarial import Adversarial
-from distill.methods.adversarial_config import AdversarialConfig
+from distill.methods.adversarial_config import AdversarialConfig, published
 
 
 class ABM(Adversarial):
@@ -15,3 +15,4 @@ class ABM(Adversarial):
 
     config_class = AdversarialConfig
     source = "Micaelli and Storkey 2019, as in MAD (Do et al. 2022), Eq. 1-3, 10, 11, Tables 5-7"
+    recipes = published(AdversarialConfig)

@@ -8,7 +8,7 @@ epochs.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from distill.errors import DistillError
 from distill.generators.conditioning import CONDITIONINGS
@@ -127,6 +127,7 @@ class AdversarialConfig(Config):
         return self.epochs * self.steps_per_epoch
 
 
+C = TypeVar("C", bound=AdversarialConfig)
 _LARGE: dict[str, Any] = {
     "batch_size": 512,
     "steps_per_epoch": 1,
@@ -144,12 +145,16 @@ _LARGE: dict[str, Any] = {
     "bn": 0.0,
     "student_hinge": 0.1,
 }
-PUBLISHED: dict[str, dict[str, Any]] = {
-    # by data set, as changes of the defaults; Tables 5, 6 and 7
-    "mad-cifar-wrn": {},
-    "mad-cifar-resnet": {"student_steps": 30},
-    "mad-tiny-imagenet": {"student_steps": 90},
-    "mad-imagenet": {**_LARGE, "epochs": 6000, "generator_steps": 20, "pretrain_steps": 200},
-    "mad-places365": {**_LARGE, "epochs": 6000, "generator_steps": 10, "pretrain_steps": 50},
-    "mad-food101": {**_LARGE, "epochs": 4000, "generator_steps": 5, "pretrain_steps": 50},
+_PUBLISHED: dict[str, dict[str, Any]] = {
+    # by data set and architecture, as changes of the defaults, which are those of CIFAR with wide ResNets
+    "cifar-resnet": {"student_steps": 30},
+    "tiny-imagenet": {"student_steps": 90},
+    "imagenet": {**_LARGE, "epochs": 6000, "generator_steps": 20, "pretrain_steps": 200},
+    "places365": {**_LARGE, "epochs": 6000, "generator_steps": 10, "pretrain_steps": 50},
+    "food101": {**_LARGE, "epochs": 4000, "generator_steps": 5, "pretrain_steps": 50},
 }
+
+
+def published(kind: type[C]) -> dict[str, C]:
+    """The settings of Tables 5, 6 and 7 for a method whose config is of that kind, by data set."""
+    return {f"mad-{name}": kind(**changes) for name, changes in _PUBLISHED.items()}

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from distill.methods.adversarial import Adversarial
-from distill.methods.adversarial_config import AdversarialConfig
+from distill.methods.adversarial_config import AdversarialConfig, published
 from distill.methods.base import Setup, Stateful
 from distill.methods.memory import Memory
 
@@ -44,6 +44,7 @@ class DFKDMem(Adversarial):
 
     config_class = DFKDMemConfig
     source = "Binici et al. 2022, as in MAD (Do et al. 2022), section 5.2.2 and Tables 5-7"
+    recipes = published(DFKDMemConfig)
     config: DFKDMemConfig
 
     def __init__(self, setup: Setup, config: DFKDMemConfig) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from distill.errors import DistillError
 from distill.methods.adversarial import Adversarial
-from distill.methods.adversarial_config import AdversarialConfig
+from distill.methods.adversarial_config import AdversarialConfig, published
 from distill.methods.base import Setup, Stateful
 from distill.methods.ema import follow, follower
 
@@ -64,6 +64,7 @@ class MAD(Adversarial):
 
     config_class = MADConfig
     source = "Do et al. 2022, Eq. 4-11, Tables 5-8"
+    recipes = published(MADConfig)
     config: MADConfig
 
     def __init__(self, setup: Setup, config: MADConfig) -> None:
