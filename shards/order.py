@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from manifests.keys import address
 
 WINDOW = 32
-"""blocks that are mixed with each other: on a set sorted by class, runs of one class are then within 4 % of a true
-permutation's (benchmarks/shuffle.py); 16 would leave them 7 % longer"""
+"""blocks that are mixed with each other: on a set sorted by class, runs of one class are then 3 % longer than in a true
+permutation (benchmarks/shuffle.py); 16 would leave them 6 % longer"""
 
 
 class Piece(NamedTuple):
