@@ -33,10 +33,10 @@ import torch
 from PIL import Image
 
 from curate.corpora import open_corpus
-from curate.decode import Transform, decode, quiet
 from curate.ingest import CHUNK, CHUNK_BYTES, in_order, ingest
 from distill.device import hardware
 from manifests.keys import content_key, pixel_hash
+from shards.decode import Transform, decode, quiet
 
 SMALL = 6000  # images, where they are generated
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from curate.corpora.base import Item
-from curate.decode import Transform, Undecodable, decode
 from manifests.keys import content_key, pixel_hash, unreadable_key
+from shards.decode import Transform, Undecodable, decode
 
 UNREADABLE = "unreadable"
 """status of a sample whose bytes were not to be had, which may pass: ingest tries it again"""

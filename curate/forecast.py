@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from curate.choice import Choice
-from curate.corpora.base import Corpus, find_files, is_pattern
-from curate.decode import Transform
+from curate.corpora.base import Corpus, find_files
 from curate.errors import CurateError
 from curate.ingest import place_of_store, unfinished
 from curate.protocols import Teacher
@@ -19,7 +18,9 @@ from curate.selection import make_plan, place_of_selection
 from manifests.commit import Ledger, check_claim
 from manifests.errors import OutputConflict
 from manifests.provenance import fingerprint
+from shards.decode import Transform
 from shards.index import ShardFolder, open_folder
+from shards.names import is_pattern
 
 REFUSED = "refused"
 REUSE, MAKE, GO_ON = "there, reused", "to be made", "begun, goes on"

@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 
 from curate.catalogue import UNREADABLE, Catalogue, Decoded, decode_item
 from curate.corpora.base import Corpus, Item, Part
-from curate.decode import Transform, quiet
 from curate.errors import CorpusDamaged, CorpusEmpty
 from manifests.commit import Ledger, Record, exclusive, naming
 from manifests.progress import Advance, Progress, silent
@@ -27,6 +26,7 @@ from manifests.provenance import Provenance, fingerprint
 from manifests.read import read_manifest
 from manifests.schema import SAMPLES
 from manifests.write import write_manifest
+from shards.decode import Transform, quiet
 from shards.index import ShardFacts, ShardFolder, open_folder, seal, write_index
 from shards.layout import KEY_DTYPE, UNKNOWN_LABEL, Block, block_rows, shard_name
 from shards.write import committed, write_shard
@@ -74,7 +74,7 @@ def ingest(
     threads: int | None = None,
     progress: Progress = silent,
 ) -> IngestResult:
-    """Read ``corpus`` into a store of ``size`` px images below ``work``, by the rule ``resize`` of `curate.decode`.
+    """Read ``corpus`` into a store of ``size`` px images below ``work``, by the rule ``resize`` of `shards.decode`.
 
     A store that is there and valid is taken as it is: the corpus is asked who it is and not even listed. Every source
     sample gets a row, damaged ones with a status and a reason; where some could not be read, they are tried again the

@@ -3,7 +3,11 @@
 ShardError
 ├── NotAShardFolder    exit 2   a folder that holds no block shards
 ├── StreamStateError   exit 2   a resume state that belongs to another stream
-└── BlockDamaged       exit 4   a block whose bytes are not what the index says
+├── Unreachable        exit 2   a server or an installed library did not give what lies elsewhere
+│   ├── NotThere       exit 2   the server has no such file
+│   └── UnknownAddress exit 2   a URL of a kind that nothing here opens
+├── BlockDamaged       exit 4   a block whose bytes are not what the index says
+└── TarDamaged         exit 4   a tar of samples that is not whole: images may be missing
 """
 
 from manifests.errors import IntegrityError, TransfersetError
@@ -21,7 +25,25 @@ class StreamStateError(ShardError):
     """A resume state was made by another stream: both values are named."""
 
 
+class Unreachable(ShardError):
+    """What lies elsewhere could not be brought here."""
+
+
+class NotThere(Unreachable):
+    """Nothing lies where the URL points."""
+
+
+class UnknownAddress(Unreachable):
+    """No file system opens URLs of this kind."""
+
+
 class BlockDamaged(ShardError, IntegrityError):
     """A block's bytes differ from the index: file and block are named."""
+
+    exit_code = IntegrityError.exit_code
+
+
+class TarDamaged(ShardError, IntegrityError):
+    """A tar of samples is broken, so that images may be missing: tar and byte are named."""
 
     exit_code = IntegrityError.exit_code

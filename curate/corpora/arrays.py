@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.corpora import base
-from curate.corpora.base import Item, Part, SourceFile, files_identity, is_url, part_name, split_options
+from curate.corpora.base import Item, Part, SourceFile, files_identity, part_name, split_options
 from curate.errors import CorpusAmbiguous, CorpusDamaged, CorpusEmpty, UnknownCorpus
 from manifests.errors import TransfersetError
+from shards.names import is_url
 
 _MIN_DIGITS = 8  # of the row number in a uri
 _CHUNK = 1 << 20  # bytes read at once: a header that promises more than there is costs no memory

@@ -8,31 +8,23 @@ import hashlib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from glob import glob, has_magic
 from os.path import commonpath, normpath
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 import numpy as np
-from braceexpand import braceexpand
 from numpy.typing import NDArray
 
+import shards.names
 from curate.errors import CorpusEmpty, CorpusNotFound, UnknownCorpus
+from shards.names import is_url, printable
 
 # Items in a part: what one commit of ingest covers. 4,096 ImageNet photographs are ~450 MB, a minute or so of decoding.
 PART_SIZE = 4096
 
-IMAGE_EXTENSIONS = frozenset(
-    (
-        *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"),
-        *(".avif", ".heic", ".heif", ".jp2", ".jxl"),  # not decoded here: counted and quarantined, not passed over
-    )
-)  # compared in lower case
-
 # `?` is also a wildcard: only what reads as options after the last one is taken for options.
 _OPTIONS = re.compile(r"(.*)\?(\w+=[^?]*)", re.DOTALL)
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 # Part of every identity; raised when a reader's answer to the same source changes.
 _READER_VERSION = 1
@@ -162,16 +154,6 @@ def cut_options(path: str) -> tuple[str, str]:
     return match[1], match[2]
 
 
-def is_image(name: str) -> bool:
-    """Whether a file name ends as an encoded image does."""
-    return Path(name).suffix.lower() in IMAGE_EXTENSIONS
-
-
-def printable(name: str) -> str:
-    """A name from a file system or tar as valid Unicode (bytes that are not UTF-8 become escapes)."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 def find_files(pattern: str, suffix: str) -> list[SourceFile]:
     """The files that a path names, ordered for uris: a file, a folder (its `*suffix`), a glob or brace pattern.
 
@@ -219,40 +201,26 @@ def is_container(path: Path, suffix: str) -> bool:
     return path.name.lower().endswith(suffix) and not path.name.startswith(".") and path.is_file()
 
 
-def is_url(text: str) -> bool:
-    """Whether a path is a URL, such as https://host/a.tar or s3://bucket/a.tar."""
-    return _URL.match(text) is not None
-
-
 def is_list(text: str) -> bool:
     """Whether a path is `@` and the name of a list of files."""
     return text.startswith("@") and not Path(text).exists()
 
 
-def is_pattern(text: str) -> bool:
-    """Whether a path that does not exist is meant as a glob or brace pattern."""
-    return has_magic(text) or "{" in text
-
-
 def expand_braces(pattern: str) -> list[str]:
-    """The names that a brace pattern such as `train-{000..146}.tar` stands for."""
+    """The names that a brace pattern stands for; UnknownCorpus if its braces are unbalanced."""
     try:
-        return list(braceexpand(pattern))
-    except ValueError:
-        raise UnknownCorpus(f"unbalanced braces in {pattern!r}; expected e.g. train-{{000..146}}.tar") from None
+        return shards.names.expand_braces(pattern)
+    except ValueError as error:
+        raise UnknownCorpus(str(error)) from None
 
 
 def _expand(pattern: str) -> set[Path]:
-    found: set[Path] = set()
-    for name in expand_braces(str(Path(pattern).expanduser())):
-        # Not Path.glob: it takes no absolute pattern, and its * matches hidden files.
-        matches = glob(name, recursive=True) if has_magic(name) else [name]  # noqa: PTH207
-        files = {Path(match) for match in matches if Path(match).is_file()}
-        if not files:
-            origin = f" (from the pattern {pattern})" if name != pattern else ""
-            raise CorpusNotFound(f"no such file: {name}{origin}")
-        found |= files
-    return found
+    try:
+        return shards.names.expand(pattern)
+    except ValueError as error:
+        raise UnknownCorpus(str(error)) from None
+    except FileNotFoundError as error:
+        raise CorpusNotFound(str(error)) from None
 
 
 def _whole(path: Path) -> Path:

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from curate.corpora import array_pickle
 from curate.corpora.arrays import ArrayCorpus, Rows, blocks, check_labels, is_folder, opened, telling
-from curate.corpora.base import SourceFile, find_files, is_container, is_pattern
+from curate.corpora.base import SourceFile, find_files, is_container
 from curate.corpora.numpy_files import npz_array, npz_headers
 from curate.errors import CorpusAmbiguous, CorpusEmpty, UnknownCorpus
+from shards.names import is_pattern
 
 _KIND = "batch"
 _TRAIN = re.compile(r"(train_)?data_batch_[\d*?{}\[\],.-]+?(\.npz)?|train")  # also a pattern of such names

@@ -13,8 +13,9 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import NamedTuple
 
-from curate.corpora.base import Item, Part, fingerprint, is_image, printable, split, split_options
+from curate.corpora.base import Item, Part, fingerprint, split, split_options
 from curate.errors import CorpusEmpty, CorpusNotFound, UnknownCorpus
+from shards.names import is_image, printable
 
 FOLLOW = "follow"
 """the one value of the option `links`"""

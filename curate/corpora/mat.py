@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.corpora.arrays import ArrayCorpus, Rows, blocks, check_labels, is_folder, opened, texts, the_only
-from curate.corpora.base import SourceFile, find_files, is_container, is_pattern
+from curate.corpora.base import SourceFile, find_files, is_container
 from curate.corpora.mat5 import Variable, list_variables, read_variable
 from curate.errors import UnknownCorpus
+from shards.names import is_pattern
 
 _KIND = "MATLAB file"
 _ENDING = ".mat"

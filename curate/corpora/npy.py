@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from curate.corpora.arrays import ArrayCorpus, Rows, blocks, check_labels, is_folder, texts, the_only
-from curate.corpora.base import SourceFile, find_files, is_container, is_pattern
+from curate.corpora.base import SourceFile, find_files, is_container
 from curate.corpora.batches import is_batch
 from curate.corpora.numpy_files import Header, npy_header, npy_rows, npz_array, npz_headers
 from curate.errors import CorpusAmbiguous, UnknownCorpus
+from shards.names import is_pattern
 
 _ENDINGS = (".npy", ".npz")
 _IMAGES = ("images", "image", "x", "X", "data")  # chosen where several arrays could be the images

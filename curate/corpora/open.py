@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Protocol
 
-from curate.corpora.base import Corpus, cut_options, is_pattern, is_url
+from curate.corpora.base import Corpus, cut_options
 from curate.corpora.batches import BatchCorpus
 from curate.corpora.builtin import BUILTINS, BuiltinCorpus
 from curate.corpora.folder import FolderCorpus
@@ -19,6 +19,7 @@ from curate.corpora.synthetic import SyntheticCorpus
 from curate.corpora.torchvision_sets import TorchvisionCorpus
 from curate.corpora.wds import WdsCorpus
 from curate.errors import CorpusAmbiguous, CorpusEmpty, CorpusNotFound, UnknownCorpus
+from shards.names import is_pattern, is_url
 
 
 class Reader(Protocol):

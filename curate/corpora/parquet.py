@@ -27,11 +27,11 @@ from curate.corpora.base import (
     files_identity,
     find_files,
     is_container,
-    is_pattern,
     part_name,
     split_options,
 )
 from curate.errors import CorpusAmbiguous, CorpusDamaged, CorpusEmpty, UnknownCorpus
+from shards.names import is_pattern
 
 _IMAGE, _LABEL, _BYTES = "image", "label", "bytes"  # names in the Hugging Face layout
 _BATCH = 256  # rows in memory at once: ~30 MB of ImageNet photographs

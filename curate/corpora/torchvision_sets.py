@@ -21,19 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from curate.corpora.base import (
-    Item,
-    Part,
-    class_name,
-    cut_options,
-    facts_below,
-    fingerprint,
-    printable,
-    split,
-    split_options,
-)
+from curate.corpora.base import Item, Part, class_name, cut_options, facts_below, fingerprint, split, split_options
 from curate.errors import CorpusDamaged, CorpusEmpty, CorpusNotFound, CorpusUnreachable, UnknownCorpus
 from manifests.commit import PART, exclusive
+from shards.names import printable
 
 # Where each set lies below its root, as torchvision 0.29 lays it out; what is in braces is an option's value.
 SETS: dict[str, tuple[str, ...]] = {

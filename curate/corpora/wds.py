@@ -3,43 +3,23 @@
 `?image=EXT[,EXT]` says which members are the images, whatever they are called, and `?label=EXT` which is the label
 (`?label=`: none). Otherwise every member named like an image is one, and `.cls` or else `.json` is the label.
 
-Each tar is indexed once by its headers; members are then read by their offsets, so any part can be read alone. A tar
-that ends anywhere but at its end marker is refused: tarfile takes a damaged header for the end of the archive.
+Each tar is indexed once by its headers (`shards.tars`); members are then read by their offsets, so any part can be read
+alone.
 """
 
-import json
-import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from curate.corpora.base import (
-    Item,
-    Part,
-    SourceFile,
-    files_identity,
-    find_files,
-    is_container,
-    is_image,
-    is_pattern,
-    printable,
-    split,
-    split_options,
-)
+from curate.corpora.base import Item, Part, SourceFile, files_identity, find_files, is_container, split, split_options
 from curate.errors import CorpusDamaged, CorpusEmpty, UnknownCorpus
+from shards.errors import ShardError, TarDamaged
+from shards.names import is_pattern, printable
+from shards.tars import Member, Sample, group, images_of, index_tar, label_text
 
-_END_MARKER = bytes(2 * tarfile.BLOCKSIZE)  # POSIX: two blocks of zeros
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-_CHUNK = 1 << 20  # bytes read at once when only looking for zeros
 _NO_MEMBER = "the sample has no such member"
-
-
-class _Member(NamedTuple):
-    offset: int  # bytes from the start of the tar to the content
-    size: int  # bytes
-    error: str | None
 
 
 class _Wanted(NamedTuple):
@@ -50,8 +30,8 @@ class _Wanted(NamedTuple):
 class _Sample(NamedTuple):
     uri: str
     tar: str  # name of the tar in the corpus
-    image: _Member
-    label: _Member | None
+    image: Member
+    label: Member | None
     label_is_json: bool
 
 
@@ -103,13 +83,15 @@ class WdsCorpus:
 
 
 def _item(sample: _Sample, file: BinaryIO) -> Item:
-    label = None if sample.label is None else _label(_content(sample.label, file), sample.label_is_json)
+    label = None
+    if sample.label is not None and not sample.label.error:
+        label = label_text(_content(sample.label, file), is_json=sample.label_is_json)
     if sample.image.error:
         return Item(uri=sample.uri, data=None, label=label, error=sample.image.error)
     return Item(uri=sample.uri, data=_content(sample.image, file), label=label)
 
 
-def _content(member: _Member, file: BinaryIO) -> bytes:
+def _content(member: Member, file: BinaryIO) -> bytes:
     file.seek(member.offset)
     data = file.read(member.size)
     if len(data) != member.size:
@@ -117,21 +99,6 @@ def _content(member: _Member, file: BinaryIO) -> bytes:
             f"{file.name} changed while it was read: {len(data)} of {member.size} bytes at byte {member.offset}"
         )
     return data
-
-
-def _label(content: bytes, is_json: bool) -> str | None:
-    """The label as text; None where the member states none."""
-    text = content.decode("utf-8", "replace").strip()
-    if not is_json:
-        return text or None
-    try:
-        record = json.loads(text)
-    except ValueError:
-        return None
-    if not isinstance(record, dict):
-        return None
-    value = record.get("label", record.get("cls"))
-    return str(value) if isinstance(value, str | int) else None
 
 
 def _wanted(options: Mapping[str, str]) -> _Wanted:
@@ -143,79 +110,26 @@ def _wanted(options: Mapping[str, str]) -> _Wanted:
 
 
 def _index(file: SourceFile, wanted: _Wanted) -> Iterator[_Sample]:
-    """Samples of one tar, in its own order. A member whose extension its sample already has begins a new sample."""
-    samples: list[tuple[str, dict[str, tuple[str, _Member]]]] = []
-    by_key: dict[str, dict[str, tuple[str, _Member]]] = {}
-    for name, member in _members(file):
-        folder, slash, base = name.rpartition("/")
-        stem, dot, extension = base.partition(".")
-        if not stem or not dot:  # no key, or no extension: webdataset skips these too
-            continue
-        key, extension = f"{folder}{slash}{stem}", extension.lower()
-        if key not in by_key or extension in by_key[key]:
-            by_key[key] = {}
-            samples.append((key, by_key[key]))
-        by_key[key][extension] = (name, member)
+    """Samples of one tar, in its own order."""
+    try:
+        members = index_tar(file.path).members
+    except TarDamaged as error:
+        raise CorpusDamaged(str(error)) from None
+    except ShardError as error:
+        raise UnknownCorpus(str(error)) from None
     seen: dict[str, int] = {}
-    for key, members in samples:
-        label = next((extension for extension in wanted.labels if extension in members), None)
-        for name, image in _images(key, members, wanted.images):
-            seen[name] = seen.get(name, 0) + 1
-            uri = f"{file.name}/{printable(name)}" + (f"#{seen[name]}" if seen[name] > 1 else "")
+    for key, sample in group(members):
+        label = next((extension for extension in wanted.labels if extension in sample), None)
+        for image in _images(key, sample, wanted.images):
+            seen[image.name] = seen.get(image.name, 0) + 1
+            uri = f"{file.name}/{printable(image.name)}" + (f"#{seen[image.name]}" if seen[image.name] > 1 else "")
             is_json = label is not None and label.endswith("json")
-            yield _Sample(uri, file.name, image, members[label][1] if label is not None else None, is_json)
+            yield _Sample(uri, file.name, image, sample[label] if label is not None else None, is_json)
 
 
-def _images(
-    key: str, members: dict[str, tuple[str, _Member]], wanted: tuple[str, ...] | None
-) -> list[tuple[str, _Member]]:
+def _images(key: str, sample: Sample, wanted: tuple[str, ...] | None) -> list[Member]:
     """The images of a sample, all of them: it may be a stereo pair. One that lacks those wanted is not passed over."""
     if wanted is None:
-        return [members[extension] for extension in sorted(members) if is_image(members[extension][0])]
-    found = [members[extension] for extension in wanted if extension in members]
-    return found or [(f"{key}.{wanted[0]}", _Member(0, 0, _NO_MEMBER))]
-
-
-def _members(file: SourceFile) -> Iterator[tuple[str, _Member]]:
-    """Names and places of everything in a tar but folders; CorpusDamaged unless it ends as a tar must."""
-    with file.path.open("rb") as stream:
-        _refuse_compressed(file, stream)
-        try:
-            with tarfile.open(fileobj=stream, mode="r:") as tar:
-                for info in tar:
-                    if not info.isdir():
-                        yield info.name.removeprefix("./"), _member(info)
-                end = tar.offset
-        except tarfile.TarError as error:
-            raise CorpusDamaged(_damage(file, stream.tell(), str(error).splitlines()[0])) from None
-        _check_end(file, stream, end)
-
-
-def _member(info: tarfile.TarInfo) -> _Member:
-    readable = info.isreg() and not info.issparse()
-    kind = "sparse file" if info.issparse() else "link" if info.issym() or info.islnk() else "special file"
-    return _Member(info.offset_data, info.size, None if readable else f"a {kind} in the tar, not plain content")
-
-
-def _refuse_compressed(file: SourceFile, stream: BinaryIO) -> None:
-    head = stream.read(8)
-    stream.seek(0)
-    for magic, kind in _COMPRESSED.items():
-        if head.startswith(magic):
-            raise UnknownCorpus(f"{file.path} is compressed ({kind}); wds: reads plain tars, so decompress it first")
-
-
-def _check_end(file: SourceFile, stream: BinaryIO, end: int) -> None:
-    """Beyond the last member there must be the end marker, and nothing but zeros."""
-    stream.seek(end)
-    chunk = stream.read(_CHUNK)
-    if not chunk.startswith(_END_MARKER) and not any(chunk[: len(_END_MARKER)]):
-        raise CorpusDamaged(_damage(file, end + len(chunk), "the file ends without the end marker of a tar"))
-    while chunk:
-        if any(chunk):
-            raise CorpusDamaged(_damage(file, end, "expected a member or the end marker, found something else"))
-        chunk = stream.read(_CHUNK)
-
-
-def _damage(file: SourceFile, offset: int, what: str) -> str:
-    return f"damaged tar {file.path} at byte {offset}: {what}; images may be missing, so fetch or pack it again"
+        return images_of(sample)
+    found = [sample[extension] for extension in wanted if extension in sample]
+    return found or [Member(f"{key}.{wanted[0]}", 0, 0, _NO_MEMBER)]

@@ -8,9 +8,9 @@ import pytest
 
 from curate.catalogue import Catalogue, decode_item
 from curate.corpora.base import Item
-from curate.decode import Transform
 from manifests.keys import content_key, pixel_hash, unreadable_key
 from manifests.schema import SAMPLES
+from shards.decode import Transform
 from tests.curate.make import SIZE, encode, picture
 
 TRANSFORM = Transform(size=SIZE)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from curate.errors import CurateError
+from shards.errors import ShardError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """what is decoded, by what the bytes say; no others, for Pillow would run Ghostscript on an EPS"""
@@ -97,7 +97,7 @@ RESIZE = {
 class Transform:
     """How a source image becomes stored pixels, by the rule ``resize``; what has that size already keeps every pixel.
 
-    Raises `CurateError` for a rule that is not in `RESIZE`.
+    Raises `ShardError` for a rule that is not in `RESIZE`.
     """
 
     size: int
@@ -107,7 +107,7 @@ class Transform:
 
     def __post_init__(self) -> None:
         if self.resize not in RESIZE:
-            raise CurateError(f"no resize rule is called {self.resize!r}; expected one of {', '.join(RESIZE)}")
+            raise ShardError(f"no resize rule is called {self.resize!r}; expected one of {', '.join(RESIZE)}")
 
     @property
     def spec(self) -> str:

@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from curate.decode import RESIZE, Transform, decode
-from curate.errors import CurateError
+from shards.decode import RESIZE, Transform, decode
+from shards.errors import ShardError
 from tests.curate.make import encode, picture
 
 
@@ -90,7 +90,7 @@ def test_rules_are_named_and_recorded() -> None:
     }
     assert Transform(size=224) == Transform(size=224, resize="antialias")
     with pytest.raises(
-        CurateError, match=r"^no resize rule is called 'bicubic'; expected one of antialias, box, plain, im"
+        ShardError, match=r"^no resize rule is called 'bicubic'; expected one of antialias, box, plain, im"
     ):
         Transform(size=8, resize="bicubic")
 

@@ -12,8 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
-from curate.decode import FORMATS, MAX_PIXELS, MIN_SIDE, Transform, Undecodable, decode, quiet
-from tests.curate.by_hand import (
+from shards.decode import FORMATS, MAX_PIXELS, MIN_SIDE, Transform, Undecodable, decode, quiet
+from tests.curate.make import encode, picture
+from tests.shards.by_hand import (
     GREY,
     GREY_ALPHA,
     RGBA,
@@ -27,8 +28,7 @@ from tests.curate.by_hand import (
     tiff16,
     ycck,
 )
-from tests.curate.by_hand import RGB as TRUECOLOUR
-from tests.curate.make import encode, picture
+from tests.shards.by_hand import RGB as TRUECOLOUR
 
 HEIGHT, WIDTH = 12, 16
 SAME = Transform(size=HEIGHT)  # the middle HEIGHT columns, no pixel changed
