@@ -80,12 +80,13 @@ class HashingFile(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path | str) -> Iterator[HashingFile]:
+def atomic_file(path: Path | str, *, durable: bool = True) -> Iterator[HashingFile]:
     """Open ``path`` for writing so that it appears whole or not at all.
 
     The temporary name ends in `.part`, so that no glob for `.tar` or `.parquet` ever sees half a file, and holds the
     process, so that two of them may write one file: the last wins. After an exception it is removed, after a kill the
-    next `exclusive` holder of the folder removes it; a file that was there before stays.
+    next `exclusive` holder of the folder removes it; a file that was there before stays. Not ``durable`` is for what
+    can be had again and is checked when it is read: nobody waits for the disk, and a power cut may leave any bytes.
     """
     path = Path(path)
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
@@ -96,7 +97,8 @@ def atomic_file(path: Path | str) -> Iterator[HashingFile]:
         yield file
         with naming(part):
             raw.flush()
-            os.fsync(raw.fileno())
+            if durable:
+                os.fsync(raw.fileno())
             raw.close()
         part.replace(path)
     except BaseException:
@@ -104,12 +106,13 @@ def atomic_file(path: Path | str) -> Iterator[HashingFile]:
             with contextlib.suppress(OSError):
                 tidy()
         raise
-    _fsync_folder(path.parent)
+    if durable:
+        _fsync_folder(path.parent)
 
 
-def write_bytes(path: Path | str, data: bytes) -> None:
-    """Write a whole file atomically."""
-    with atomic_file(path) as file:
+def write_bytes(path: Path | str, data: bytes | memoryview, *, durable: bool = True) -> None:
+    """Write a whole file atomically; see `atomic_file`."""
+    with atomic_file(path, durable=durable) as file:
         file.write(data)
 
 

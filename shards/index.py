@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Self
 
 import pyarrow as pa
@@ -206,11 +206,19 @@ def _read_index(path: Path, document: Mapping[str, Any]) -> tuple[ShardFacts, ..
 
 def _impossible(shards: Sequence[ShardFacts], size: int) -> Iterator[str]:
     for shard in shards:
+        if _leads_out(shard.name):
+            yield f"the shard name {shard.name!r} leads out of the folder, expected one as 'shards/000000.tar'"
         for block in shard.blocks:
             if min(block.offset, block.rows - 1, block.bytes) < 0 or block.offset + block.bytes > shard.bytes:
                 yield f"block {block.block} would not lie inside {shard.name!r}"
             elif 3 * size**2 * block.rows > DEFLATE_MAX * block.bytes:
                 yield f"block {block.block} of {shard.name!r} cannot hold {block.rows:,} images of {size} px"
+
+
+def _leads_out(name: str) -> bool:
+    """Whether a name is anything but that of a file below its folder, on whichever system the set is opened."""
+    path = PureWindowsPath(name)  # takes / and \\ both, and knows drives
+    return bool(path.anchor) or not path.parts or ".." in path.parts or "\\" in name or "\0" in name
 
 
 def open_store(path: Path) -> ShardFolder:

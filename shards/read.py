@@ -24,13 +24,10 @@ def read_block(path: Path, facts: BlockFacts, *, size: int | None = None) -> Blo
         there = min(facts.bytes, max(0, os.fstat(file.fileno()).st_size - facts.offset))
         data = np.empty(there, np.uint8)  # not bytes: what is read is then writable, as torch wants it
         data = data[: os.preadv(file.fileno(), [data.data], facts.offset)]
-    block = checked_block(data, facts, where=path)
-    if size not in (None, block.size):
-        raise BlockDamaged(f"{path}: block {facts.block} holds images of {block.size} px, the set says {size}")
-    return block
+    return checked_block(data, facts, where=path, size=size)
 
 
-def checked_block(data: NDArray[np.uint8], facts: BlockFacts, *, where: Path | str) -> Block:
+def checked_block(data: NDArray[np.uint8], facts: BlockFacts, *, where: Path | str, size: int | None = None) -> Block:
     """The block whose bytes are ``data``, if they are those that the index says (else `BlockDamaged`)."""
     if len(data) != facts.bytes:
         raise BlockDamaged(f"{where}: block {facts.block} ends after {len(data):,} of {facts.bytes:,} bytes")
@@ -42,6 +39,8 @@ def checked_block(data: NDArray[np.uint8], facts: BlockFacts, *, where: Path | s
         raise BlockDamaged(f"{where}: block {facts.block} cannot be decoded: {error}") from error
     if len(block) != facts.rows:
         raise BlockDamaged(f"{where}: block {facts.block} holds {len(block)} images, the index says {facts.rows}")
+    if size not in (None, block.size):
+        raise BlockDamaged(f"{where}: block {facts.block} holds images of {block.size} px, the set says {size}")
     return block
 
 

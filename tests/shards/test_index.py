@@ -1,6 +1,7 @@
 """The index and the document of a folder: they come back as written, and anything else is refused in words."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,14 @@ def test_a_transfer_set_is_no_store(tmp_path: Path) -> None:
     )
     with pytest.raises(NotAShardFolder, match="is a transfer-set, not a corpus store; `curate ingest` makes one"):
         open_store(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.tar", "shards/../../x.tar", "/x.tar", "C:/x.tar", "c:x.tar", "shards\\x.tar", "\\\\host\\x", "", "."]
+)
+def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    facts = replace(write_shard(tmp_path, "a.tar", [make.block(1)], split="all", first_block=0), name=name)
+    files = [write_index(tmp_path, [facts], provenance=make.MADE)]
+    seal(tmp_path, {"size": make.SIZE}, kind="store", files=files, fingerprint="f")
+    with pytest.raises(IntegrityError, match=r"the shard name '.*' leads out of the folder, expected one as 'shards/"):
+        open_folder(tmp_path)
