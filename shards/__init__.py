@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from manifests._lazy import lazy
 
 if TYPE_CHECKING:
+    from shards.dataset import IterableShards as IterableShards
+    from shards.dataset import MapShards as MapShards
     from shards.errors import ShardError as ShardError
     from shards.index import ShardFolder as ShardFolder
     from shards.index import open_folder as open_folder
@@ -14,6 +16,7 @@ else:
     __getattr__, __dir__, __all__ = lazy(
         __name__,
         {
+            "dataset": ("IterableShards", "MapShards"),
             "errors": ("ShardError",),
             "index": ("ShardFolder", "open_folder"),
             "stream": ("Batch", "Stream"),
