@@ -28,6 +28,16 @@ def step_thirds(step: int, steps: int) -> float:
     return 0.1 ** sum(step >= at * steps for at in (1 / 3, 2 / 3))
 
 
+def step_fifths(step: int, steps: int) -> float:
+    """Factor 1, then 0.1 from two and 0.01 from four fifths of the run (320 and 640 of 800 epochs: DFND)."""
+    return 0.1 ** sum(step >= at * steps for at in (2 / 5, 4 / 5))
+
+
+def step_eighths(step: int, steps: int) -> float:
+    """Factor 1, then 0.1, 0.01 and 0.001 from five, six and seven eighths (150, 180 and 210 of 240 epochs: KD3)."""
+    return 0.1 ** sum(step >= at * steps for at in (5 / 8, 6 / 8, 7 / 8))
+
+
 def constant(step: int, steps: int) -> float:  # noqa: ARG001  # as all schedules are called
     """Factor 1 throughout (MAD on its large sets, Table 6)."""
     return 1.0
@@ -38,6 +48,8 @@ SCHEDULES = {
     "cosine": cosine,
     "step_down": step_down,
     "step_thirds": step_thirds,
+    "step_fifths": step_fifths,
+    "step_eighths": step_eighths,
     "constant": constant,
 }
 

@@ -1,5 +1,6 @@
 """What every method must do: name all its state, learn, leave the teacher be, count truly, say what broke."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,12 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from distill import checkpoint
 from distill.errors import DistillError, Diverged
 from distill.methods import METHODS
-from distill.methods.base import Method, RealBatch, Setup
+from distill.methods.base import Method, Setup
 from distill.models.student import fresh_student
 from distill.models.teachers import Classifier, load_classifier
 from distill.models.view import Precision
 from distill.train import LAST, Pace, train
 from manifests.keys import content_key
+from shards.device import RealBatch
 from shards.index import ShardFolder
 from shards.layout import KEY_DTYPE
 from shards.sources import LocalBlocks
@@ -34,6 +36,11 @@ BATCH, STEPS = 8, 6
 CLASSES = len(toys.CLASSES)
 CALM = {"batch_size": BATCH, "lr": 0.02}
 SHORT = {"generator_steps": 1, "student_steps": 3, "fill": 2, "z_dim": 16}  # stages of data-free methods
+GENTLE: dict[str, dict[str, Any]] = {
+    "fitnet": {"hint": 0.1},  # the maps of a teacher that was never trained are large
+    "kd3": {"threshold": 0.3},  # and it is not sure of much: of 40 images a batch or two are to be left
+    "dfnd": {"schedule": "cosine"},  # a rate of a hundredth learns nothing in 20 steps
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -80,7 +87,7 @@ def build(name: str, weights: Path) -> Callable[..., Method]:
         teacher = None if kind.needs_labels else load_classifier(weights, dtype=dtype, device=device)
         setup = Setup(teacher=teacher, student=student, device=device, steps=steps, seed=seed, flip=True)
         torch.manual_seed(seed if init is None else init)
-        given: dict[str, Any] = CALM if kind.needs_stream else CALM | SHORT
+        given: dict[str, Any] = CALM | ({} if kind.needs_stream else SHORT) | GENTLE.get(name, {})
         return kind(setup, replace(kind.config_class(), **(given | settings)))
 
     return make
@@ -211,7 +218,8 @@ def test_bfloat16_is_used_where_asked(build: Callable[..., Method]) -> None:
 def test_the_learning_rate_ends_at_nothing(name: str, build: Callable[..., Method]) -> None:
     """Schedules are functions of step / steps: the last of many steps moves the weights hardly at all."""
     steps = 10_000
-    given = {} if METHODS[name].needs_stream else {"schedule": "cosine"}  # as published they end at a hundredth
+    # as published some end at a hundredth
+    given = {"schedule": "cosine"} if hasattr(METHODS[name].config_class, "schedule") else {}
     moved = []
     for step in (steps // 4, steps - 1):
         method = build(steps=steps, **given)
@@ -266,7 +274,7 @@ def test_counts_are_true(build: Callable[..., Method], transfer_set: ShardFolder
         for hook in hooks:
             hook.remove()
     assert done.step == STEPS
-    assert seen == {"updates": STEPS * config.updates_per_step, "queries": config.queries(STEPS)}
+    assert seen == {"updates": STEPS * config.updates_per_step, "queries": method.queries(STEPS)}
     assert stream.epoch * stream.batches_per_epoch + stream.batch == STEPS * config.batches_per_step
 
 
@@ -285,7 +293,7 @@ def test_every_batch_that_a_step_consumes_matters(build: Callable[..., Method]) 
     for blanked in [None, *range(wanted)]:
         method = build()
         method.step([real(i, blank=i == blanked) for i in range(wanted)], 0)
-        outcomes.add(bits(method)["student.fc.weight"])
+        outcomes.add(bits(method)[f"student.{trained(method)}"])
     assert len(outcomes) == wanted + 1
 
 
@@ -326,6 +334,11 @@ def test_a_step_waits_for_nothing_on_a_gpu(build: Callable[..., Method], dtype: 
 
 
 # what goes wrong
+
+
+def trained(method: Method) -> str:
+    """The last weight of the student that is trained."""
+    return [name for name, p in method.setup.student.net.named_parameters() if p.requires_grad and p.ndim > 1][-1]
 
 
 def poison(method: Method) -> None:
@@ -376,7 +389,8 @@ def test_weights_that_are_not_finite_are_not_saved(
         return terms
 
     monkeypatch.setattr(method, "step", poisoned)
-    with pytest.raises(Diverged, match=r"^student\.conv1\.weight is not finite after step 3; .*lower --lr$"):
+    poisoned_name = re.escape(next(name for name, _ in method.setup.student.net.named_parameters()))
+    with pytest.raises(Diverged, match=rf"^student\.{poisoned_name} is not finite after step 3; .*lower --lr$"):
         train(method, stream, folder=tmp_path, labels=labels, pace=Pace(save_every_s=0))
     assert checkpoint.load(tmp_path / LAST, build().parts())["step"] == 2
 
@@ -388,7 +402,7 @@ def test_config_is_validated(name: str) -> None:
         value = getattr(default, field.name)
         wrong: list[Any] = [-1, 0][: 2 - (field.metadata.get("least") == 0)] if field.type is int else [-0.5, np.nan]
         if isinstance(value, str | bool):
-            wrong = ["nonsense"]
+            wrong = [] if field.metadata.get("free") else ["nonsense"]  # names of modules: no config knows them
         for bad in wrong:
             with pytest.raises(DistillError, match=f"{field.name} is .*{bad}.*; expected"):
                 replace(default, **{field.name: bad})

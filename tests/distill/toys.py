@@ -1,5 +1,7 @@
 """A teacher, a transfer set and labelled images so small that a training step takes milliseconds."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +14,13 @@ from PIL import Image
 
 from curate.corpora import open_corpus
 from curate.ingest import ingest
+from distill.material import Material
 from distill.methods import METHODS
 from distill.models import build, spec
 from distill.models.teachers import load_classifier, save_classifier
-from distill.run import RunConfig, distill
+from distill.run import Place, RunConfig, distill
 from distill.train import Pace
+from manifests.commit import FileFacts, Ledger, write_json
 from shards.index import ShardFolder, open_folder
 from shards.pack import pack
 from tests.shards import make
@@ -26,6 +30,7 @@ CLASSES = ("blue", "green", "grey", "red")
 COLOURS = {"blue": (40, 40, 220), "green": (40, 220, 40), "grey": (128, 128, 128), "red": (220, 40, 40)}
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 CPU = torch.device("cpu")
+PLACE = Place(device=CPU)
 
 
 def write_teacher(
@@ -45,7 +50,8 @@ def write_teacher(
             for _ in range(20):
                 net(torch.randn(16, 3, size, size))
             net.get_parameter(f"{spec(arch).head}.weight").mul_(8)  # answers that differ from image to image
-    save_classifier(path, net, arch=arch, mean=MEAN, std=STD, classes=classes, input_size=size, **extra)
+    facts = {"test_accuracy": "0.9", **extra}  # as dfnd wants it stated
+    save_classifier(path, net, arch=arch, mean=MEAN, std=STD, classes=classes, input_size=size, **facts)
     return path
 
 
@@ -61,6 +67,17 @@ def write_transfer_set(
         budget = train + holdout
         selection = make.write_selection(folder / "selection", [store], budget=budget, holdout=holdout)
     return pack(selection, {"one": store}, folder / "transfer-set").folder
+
+
+def say_builtin(folder: Path) -> None:
+    """Let a transfer set say that its images came with the program."""
+    path, ledger = folder / "transfer-set.json", Ledger(folder)
+    write_json(path, {**json.loads(path.read_text()), "builtin": True})
+    record, data = ledger.read("transfer-set"), path.read_bytes()
+    assert record is not None
+    own = FileFacts(name=path.name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest(), rows=0)
+    files = [own if facts.name == path.name else facts for facts in record.files]
+    ledger.commit("transfer-set", fingerprint=record.fingerprint, files=files)
 
 
 def write_images(folder: Path, *, classes: Sequence[str] = CLASSES, each: int = 16, seed: int = 0) -> Path:
@@ -90,10 +107,10 @@ def train_often(method: str, updates: int, folder: Path, weights: Path, out: Pat
     """A run in a process of its own: a line every step, so that others can count them, and a checkpoint every step."""
     torch.set_num_threads(1)
     distill(
-        open_folder(folder),
+        Material.of(open_folder(folder)),
         load_classifier(weights),
         run_config(method, updates=updates),
         out=out,
-        device=CPU,
+        place=PLACE,
         pace=Pace(log_every=1, judge_every=5, save_every_s=0),
     )
