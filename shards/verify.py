@@ -154,12 +154,16 @@ def _file_problems(file: Path, facts: FileFacts, *, full: bool) -> Iterator[str]
 
 
 def _index_problems(folder: ShardFolder) -> Iterator[str]:
-    """The commit record and the index say the same of every shard."""
-    record = Ledger(folder.path).read(folder.document["kind"])
+    """The commit records and the index say the same of every shard."""
+    ledger, kind = Ledger(folder.path), folder.document["kind"]
+    record = ledger.read(kind)
     listed = {f.name: f for f in record.files} if record else {}
     for shard in folder.shards:
         if shard.name in listed and listed[shard.name] != committed(shard):
-            yield f"{_record(folder.path, folder.document['kind'])} says another thing of {shard.name} than the index"
+            yield f"{_record(folder.path, kind)} says another thing of {shard.name} than the index"
+        own = ledger.read(unit := Path(shard.name).stem) if kind == "transfer-set" else None
+        if own and canonical_json(own.facts) != canonical_json(shard.as_json()):
+            yield f"{_record(folder.path, unit)} says another thing of {shard.name} than the index; delete it"
 
 
 def _count_problems(folder: ShardFolder, samples: pa.Table) -> Iterator[str]:
