@@ -9,7 +9,7 @@ import os
 import posixpath
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -88,7 +88,7 @@ def refusal(url: str, error: Exception) -> Unreachable:
     if isinstance(error, Unreachable):
         return error
     cause = _root(error)
-    if _status(cause) in _MISSING or (cause is error and isinstance(error, FileNotFoundError)):
+    if _status(error) in _MISSING or (cause is error and isinstance(error, FileNotFoundError)):
         return NotThere(f"no such file: {url}")
     reason = " ".join(str(cause).split())[:200] or type(cause).__name__
     remedy = "FSSPEC_S3_ANON=true reads a public bucket" if url.startswith("s3://") else "check the network"
@@ -142,7 +142,7 @@ class RemoteFolder:
             try:
                 return bytes(self._call("cat_file", name, start=start, end=end))
             except Exception as error:
-                if _status(_root(error)) == _NO_SUCH_RANGE:
+                if _status(error) == _NO_SUCH_RANGE:
                     return b""
                 raise
 
@@ -177,30 +177,27 @@ def _may_pass(error: Exception) -> bool:
     """Whether another try may help: not for what is not there, not ours to read, or not asked rightly."""
     if isinstance(error, Unreachable):
         return False
-    cause = _root(error)
-    status = _status(cause)
+    status = _status(error)
     if status is not None:
         return status in _PASSING or status >= 500
-    return not isinstance(cause, FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError)
+    return not isinstance(_root(error), FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError)
 
 
 def _root(error: BaseException) -> BaseException:
     """What was beneath: fsspec calls everything "not found"."""
-    *_, root = _causes(error)
-    return root
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
+    while error.__cause__ is not None:
         error = error.__cause__
+    return error
 
 
-def _status(error: BaseException) -> int | None:
-    """The HTTP status that an error of aiohttp, gcsfs or botocore is about."""
-    response = getattr(error, "response", None)
+def _status(error: Exception) -> int | None:
+    """The HTTP status that a server answered with, as the errors of gcsfs, botocore and aiohttp say it."""
+    root = _root(error)
+    response = getattr(root, "response", None)
     if isinstance(response, dict):
         found = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    else:
-        found = error.status if hasattr(error, "status") else getattr(error, "code", None)
+    elif hasattr(root, "status"):
+        found = root.status
+    else:  # not of the root: there aiohttp's parser says 400 of a body that breaks off
+        found = getattr(error, "code", None)
     return found if isinstance(found, int) and found else None
