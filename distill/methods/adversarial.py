@@ -36,9 +36,10 @@ from distill.losses.hinge import magnitude_hinge
 from distill.losses.kl import kl_divergence
 from distill.losses.nll import class_nll
 from distill.methods.adversarial_config import AdversarialConfig
-from distill.methods.base import Method, RealBatch, Setup, Stateful, descend, no_gradients_for, sgd
+from distill.methods.base import Method, Setup, Stateful, descend, no_gradients_for, sgd
 from distill.methods.schedules import SCHEDULES
 from distill.methods.synthesis import Made, Synthesis
+from shards.device import RealBatch
 
 
 class Lesson(NamedTuple):

@@ -65,5 +65,5 @@ class DFKDMem(Adversarial):
             rows_N = self.setup.integers("memory", first, count, below=len(self.memory))
             images = {**images, "kl_memory": self.memory.images(rows_N)}
         if (first + updates) % config.student_steps == 0:
-            self.memory.keep(images["kl"][-config.batch_size :])
+            self.memory.keep(images["kl"][-(len(images["kl"]) // updates) :])
         return images

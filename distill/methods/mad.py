@@ -20,12 +20,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from distill.errors import DistillError
+from distill.losses.kl import kl_divergence
 from distill.methods.adversarial import Adversarial
 from distill.methods.adversarial_config import AdversarialConfig, published
 from distill.methods.base import Setup, Stateful
 from distill.methods.ema import follow, follower
 
 BUDGETS = ("published", "equal")
+WATCHED = 256  # synthetic images a look
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,12 @@ class MAD(Adversarial):
         terms = super().seek(step)
         follow(self.average, self.synthesis.generator, momentum=self.config.ema_momentum if step else 0.0)
         return terms
+
+    def watched(self) -> dict[str, Tensor]:
+        """How far apart the teacher finds what the two generators make of the same noise: KL(T(G(z)) || T(G~(z)))."""
+        pair = (self.synthesis.samples(WATCHED, by=net) for net in (self.synthesis.generator, self.average))
+        live_BK, slow_BK = (self.setup.the_teacher(images_BCHW).logits_BK for images_BCHW in pair)
+        return {"kl_live_ema": kl_divergence(live_BK, slow_BK)}
 
     def material(self, first: int, updates: int) -> dict[str, Tensor]:
         count, make = updates * self.config.images_per_source, self.synthesis.make

@@ -24,7 +24,7 @@ def step_down(step: int, steps: int) -> float:
 
 
 def step_thirds(step: int, steps: int) -> float:
-    """Factor 1, then 0.1 from a third and 0.01 from two thirds of the run (epochs 30, 60 of 90 and 100, 200 of 300 in MAD)."""
+    """Factor 1, then 0.1 from a third and 0.01 from two thirds of the run (30, 60 of 90; 100, 200 of 300: MAD)."""
     return 0.1 ** sum(step >= at * steps for at in (1 / 3, 2 / 3))
 
 

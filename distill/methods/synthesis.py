@@ -67,11 +67,11 @@ class Synthesis:
     @torch.no_grad()
     def samples(self, count: int, *, by: Generator | None = None) -> Tensor:
         """Images (count, C, H, W) of always the same noise, class after class, by running statistics; for people."""
-        net, classes_B = by or self.generator, None
+        net, z_BZ, classes_B = by or self.generator, self._noise("samples", 0, count), None
         if self.embedding is not None:
-            classes_B = torch.arange(count, device=self._setup.device) % len(self.embedding.weight)
+            classes_B = torch.arange(len(z_BZ), device=self._setup.device) % len(self.embedding.weight)
         net.eval()
-        made = self._made(self._noise("samples", 0, count), classes_B, net)
+        made = self._made(z_BZ, classes_B, net)
         net.train()
         return made.images_BCHW
 
