@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from distill.errors import DistillError, UnknownMethod
 from distill.methods import METHODS, Method
+from distill.methods.adversarial_config import AdversarialConfig
 from distill.methods.base import Config
 from distill.methods.supervised import SupervisedConfig
 
@@ -19,8 +20,10 @@ def paper(method: str) -> Config:
 
 def starter(method: str) -> Config:
     """Short enough for two CPU cores and the starter's 16 px images; no published result hangs on it."""
-    epochs = {"kd": 35, "mosaickd": 3}.get(method, 10)
-    return replace(paper(method), epochs=epochs, batch_size=64)
+    config = replace(paper(method), batch_size=64)
+    if isinstance(config, AdversarialConfig):  # 1,000 updates of the student
+        return replace(config, epochs=1, steps_per_epoch=100, generator_steps=1, student_steps=10)
+    return replace(config, epochs={"kd": 35, "mosaickd": 3}.get(method, 10))
 
 
 RECIPES = {"paper": paper, "starter": starter}
@@ -51,8 +54,11 @@ def find_method(name: str) -> type[Method]:
 
 def configure(recipe: str, method: str, changes: Mapping[str, Any]) -> Config:
     """The config of a recipe with some fields changed; values may be strings, as typed by a user."""
+    published = find_method(method).recipes
+    if recipe in published:
+        return _changed(published[recipe], method, changes)
     if recipe not in RECIPES:
-        raise DistillError(f"unknown recipe {recipe!r}; known: {', '.join(RECIPES)}")
+        raise DistillError(f"unknown recipe {recipe!r} of {method}; known: {', '.join([*RECIPES, *published])}")
     return _changed(RECIPES[recipe](method), method, changes)
 
 

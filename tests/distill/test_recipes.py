@@ -41,11 +41,21 @@ def test_typed_values_take_their_settings_type() -> None:
     assert type(config.balance) is float
 
 
+@pytest.mark.parametrize(("method", "recipe"), [(name, recipe) for name in METHODS for recipe in METHODS[name].recipes])
+def test_a_methods_own_recipes_are_found_and_changed(method: str, recipe: str) -> None:
+    published = METHODS[method].recipes[recipe]
+    assert configure(recipe, method, {}) == published
+    assert configure(recipe, method, {"epochs": "2"}) == replace(published, epochs=2)
+    assert recipe not in RECIPES
+
+
 @pytest.mark.parametrize(
     ("recipe", "method", "changes", "words"),
     [
-        ("papre", "kd", {}, "unknown recipe 'papre'; known: paper, starter"),
-        ("paper", "dk", {}, "unknown method 'dk'; known: kd, mosaickd"),
+        ("papre", "kd", {}, "unknown recipe 'papre' of kd; known: paper, starter"),
+        ("mad-imagenet", "kd", {}, "unknown recipe 'mad-imagenet' of kd; known: paper, starter"),
+        ("mad-imagnet", "mad", {}, "unknown recipe 'mad-imagnet' of mad; known: paper, starter, mad-cifar-resnet"),
+        ("paper", "dk", {}, "unknown method 'dk'; known: kd, .*mosaickd, .*abm, dfkd-mem, mad"),
         ("paper", "kd", {"adv": 1}, "kd has no setting 'adv'; known: batch_size, epochs, lr, .*, temperature"),
         ("paper", "kd", {"epochs": "3.5"}, "epochs is '3.5'; expected int"),
         ("paper", "kd", {"lr": "fast"}, "lr is 'fast'; expected float"),
