@@ -25,6 +25,7 @@ from curate.options import (
     Floor,
     Holdout,
     Json,
+    Licence,
     MaxBad,
     Mode,
     NearDuplicates,
@@ -38,6 +39,7 @@ from curate.options import (
     Sql,
     Teacher,
     Threads,
+    Views,
     Weights,
     Where,
     Work,
@@ -170,6 +172,8 @@ def select(
     resize: Resize = None,
     work: Work = DEFAULT_WORK,
     out: Out = Path("transfer-set"),
+    views: Views = 0,
+    licence: Licence = None,
     replace: Replace = False,
     dry_run: DryRun = False,
     skip_unreadable: SkipUnreadable = False,
@@ -201,20 +205,15 @@ def select(
     where_to = choose_device(device)
     judge = _teacher(teacher, teacher_weights, starter=not corpus, device=where_to, dtype=dtype, threads=threads)
     sources = _sources(corpus, reference, exclude)  # after the teacher: listing a large corpus takes time
+    options: dict[str, Any] = {"work": work, "out": out, "views": views, "resize": resize}
+    options |= {"replace": replace, "device": where_to}
     if dry_run:
         from curate.forecast import forecast
 
-        steps = forecast(sources, judge, choice, work=work, out=out, resize=resize, replace=replace, device=where_to)
-        tell_forecast(steps, json=json)
+        tell_forecast(forecast(sources, judge, choice, **options), json=json)
         return
-    options: dict[str, Any] = {
-        "work": work,
-        "resize": resize,
-        "device": where_to,
-        "threads": threads,
-        "replace": replace,
-    }
-    result = _make(sources, judge, choice, out=out, skip_unreadable=skip_unreadable, **options)
+    options |= {"licence": licence, "skip_unreadable": skip_unreadable, "threads": threads}
+    result = _make(sources, judge, choice, **options)
     if teacher_weights is not None:
         from distill.models.store import register
 

@@ -12,7 +12,7 @@ from curate.corpora.base import Corpus, find_files
 from curate.errors import CurateError
 from curate.ingest import place_of_store, unfinished
 from curate.protocols import Teacher
-from curate.run import Sources
+from curate.run import Sources, views_of
 from curate.score import place_of_scores
 from curate.selection import make_plan, place_of_selection
 from manifests.commit import Ledger, check_claim
@@ -21,6 +21,7 @@ from manifests.provenance import fingerprint
 from shards.decode import Transform
 from shards.index import ShardFolder, open_folder
 from shards.names import is_pattern
+from shards.pack import plan_of
 
 REFUSED = "refused"
 REUSE, MAKE, GO_ON = "there, reused", "to be made", "begun, goes on"
@@ -28,6 +29,7 @@ UNKNOWN = "there: goes on if it is of the same plan, else refused"
 MEGA = 1e6
 SAMPLE, SCORE, DECISION = 64, 40, 26  # bytes of a row on disk, about: keys and hashes hardly compress
 FLOAT = 4  # bytes of a number in a vector
+HALF = 2  # bytes of a view's logit
 
 
 def forecast(
@@ -37,17 +39,20 @@ def forecast(
     *,
     work: Path,
     out: Path,
+    views: int = 0,
     resize: str | None = None,
     replace: bool = False,
     device: torch.device | str = "cpu",
 ) -> list[dict[str, Any]]:
     """The steps of `curate.run.curate` in order: state, images, megabytes read and written (estimates).
 
-    Lists the corpora, as a run would, but decodes, scores and writes nothing. How many images a filter or a rule keeps
-    is known only once it is asked: the last steps are upper bounds.
+    The images of score and views are the teacher's forwards. Lists the corpora, as a run would, but decodes, scores and
+    writes nothing. How many images a filter or a rule keeps is known only once it is asked: the last steps are upper
+    bounds.
     """
     sources.rehearse(choice)
     device = torch.device(device)
+    answers = views_of(teacher, choice, views, device=device)
     transform = Transform(size=teacher.input_size, resize=resize or teacher.resize)
     pixels, vectors = 3 * teacher.input_size**2, FLOAT * (teacher.feature_dim + teacher.num_classes)
     stores: list[ShardFolder | None] = []
@@ -71,11 +76,15 @@ def forecast(
         named = {str(store.document["corpus"]): store for store in corpora}
         plan = make_plan(choice, named, teacher, device=device.type, reference=reference, excluded=excluded)
         selecting["state"] = _state(*place_of_selection(choice, plan, work=work), "selection")
-        packing["state"] = _state_of_out(out, plan, replace=replace)
+        packing["state"] = _state_of_out(out, plan_of(plan, answers), replace=replace)
     chosen = packing["images"] * (pixels + vectors) + images * (SAMPLE + SCORE + DECISION)
     selecting |= _written(selecting, SAMPLE + SCORE + DECISION)
     packing["writes_MB"] = 0.0 if packing["state"] == REUSE else round(chosen / MEGA, 1)
-    return [*ingests, *scores, selecting, packing]
+    asking = []
+    if views:
+        step = _step("views", f"{views} of each image", packing["state"], views * packing["images"])
+        asking = [step | _written(step, HALF * teacher.num_classes)]
+    return [*ingests, *scores, selecting, *asking, packing]
 
 
 def _step(step: str, what: str, state: str, images: int) -> dict[str, Any]:

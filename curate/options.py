@@ -61,6 +61,18 @@ Reference = Annotated[
     list[str] | None, typer.Option(help="SPEC that distances are measured to, as nn_dist and nn_key; repeat.")
 ]
 Out = Annotated[Path, typer.Option(help="Folder of the transfer set.")]
+Views = Annotated[
+    int,
+    typer.Option(
+        help="Put the teacher's logits of so many augmented views of each image into the set: then training asks no "
+        "teacher. Each costs a forward of every selected image.",
+        min=0,
+    ),
+]
+Licence = Annotated[
+    str | None,
+    typer.Option(help="What the set's card says of the images' licence, such as cc-by-4.0; corpora do not tell."),
+]
 Replace = Annotated[bool, typer.Option("--replace", help="Move another set in --out aside.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be read, reused and written, and stop.")]
 SkipUnreadable = Annotated[

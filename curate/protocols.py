@@ -34,7 +34,9 @@ class Teacher(Protocol):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize: str
-    """its declared rule of `curate.decode.RESIZE`"""
+    """its declared rule of `shards.decode.RESIZE`"""
+    flip: bool
+    """whether a mirrored image is still of its class"""
     code: str | None
     """SHA-256 of the user's file that builds it, if one does"""
 

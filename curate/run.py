@@ -14,10 +14,11 @@ from curate.ingest import ingest, unread
 from curate.protocols import Teacher
 from curate.score import score
 from curate.selection import Judged, Sides, make_plan, rehearse, select
+from curate.views import TeacherViews
 from manifests.commit import check_claim
 from manifests.progress import Progress, silent
 from shards.index import ShardFolder
-from shards.pack import pack
+from shards.pack import pack, plan_of
 from shards.selection import SelectionFolder
 
 _T = TypeVar("_T")
@@ -79,6 +80,8 @@ def curate(
     *,
     work: Path,
     out: Path,
+    views: int = 0,
+    licence: str | None = None,
     resize: str | None = None,
     device: torch.device | str = "cpu",
     threads: int | None = None,
@@ -88,12 +91,14 @@ def curate(
 ) -> Curated:
     """Make the transfer set ``out`` from ``sources``; the same inputs give the same bytes and the same id.
 
-    ``resize`` is a rule of `curate.decode.RESIZE`, by default the teacher's own. Raises `CorpusUnreadable` if a sample
-    cannot be read (unless ``skip_unreadable``), `CorpusUnusable` if not one image could be used, and `OutputConflict`
-    before the teacher is asked anything if ``out`` holds something else.
+    With ``views`` the set carries the teacher's logits of that many augmented views of each image; ``licence`` is what
+    its cards say of the images. ``resize`` is a rule of `shards.decode.RESIZE`, by default the teacher's own. Raises
+    `CorpusUnreadable` if a sample cannot be read (unless ``skip_unreadable``), `CorpusUnusable` if not one image could
+    be used, and `OutputConflict` before the teacher is asked anything if ``out`` holds something else.
     """
     device = torch.device(device)
     sources.rehearse(choice)
+    answers = views_of(teacher, choice, views, device=device, threads=threads)
     size, rule = teacher.input_size, resize or teacher.resize
     ingested = [
         ingest(corpus, size=size, resize=rule, work=work, threads=threads, progress=progress)
@@ -107,7 +112,7 @@ def curate(
     _check_usable(stores)
     plan = make_plan(choice, stores, teacher, device=device.type, reference=reference, excluded=excluded)
     if not replace:
-        check_claim(out, plan=plan)
+        check_claim(out, plan=plan_of(plan, answers))
     judged = []
     for store in [*corpora, *reference, *excluded]:
         with progress(f"score {store.document['corpus']}", store.rows()) as advance:
@@ -118,18 +123,26 @@ def curate(
     selection = select(
         choice, chosen_from, teacher, plan=plan, work=work, sides=sides, threads=threads, progress=progress
     )
-    with progress("pack", selection.document["counts"]["selected"]) as advance:
-        packed = pack(selection, stores, out, replace=replace, advance=advance)
+    packed = pack(selection, stores, out, views=answers, licence=licence, replace=replace, progress=progress)
     return Curated(
         folder=packed.folder,
         selection=selection,
         stores=stores,
         decoded=sum(result.decoded for result in ingested),
-        forwards=sum(each.scores.forwards for each in judged),
+        forwards=sum(each.scores.forwards for each in judged) + (answers.forwards if answers else 0),
         shards_written=packed.shards_written,
         moved=packed.moved,
         unread=message,
     )
+
+
+def views_of(
+    teacher: Teacher, choice: Choice, count: int, *, device: torch.device, threads: int | None = None
+) -> TeacherViews | None:
+    """Who adds the logits of ``count`` views of each image, or None for 0."""
+    if not count:
+        return None
+    return TeacherViews(teacher=teacher, count=count, seed=choice.seed, device=device, threads=threads)
 
 
 def _check_usable(stores: dict[str, ShardFolder]) -> None:

@@ -1,14 +1,8 @@
 """Score: what the teacher thinks of every stored image, at the teacher's own speed.
 
-A store's shard is a unit of work. Batches are the store's blocks, the last one padded, and every batch runs on one
-thread of its own: so the numbers do not depend on how many threads there are, at the same
-speed (benchmarks/score.py).
+A store's shard is a unit of work; batches are the store's blocks.
 """
 
-import os
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +12,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from curate.forwards import look_at
 from curate.protocols import Teacher
 from manifests.commit import FileFacts, Ledger, exclusive
 from manifests.progress import Advance, nothing
@@ -26,7 +21,7 @@ from manifests.read import read_manifest
 from manifests.schema import FEATURES, LOGITS, SCORES
 from manifests.write import write_manifest
 from shards.index import ShardFacts, ShardFolder
-from shards.layout import Block, block_rows
+from shards.layout import Block
 from shards.read import read_shard
 
 VERSION = 2  # raise it when the same teacher and store would give other numbers
@@ -130,11 +125,17 @@ def _score_shard(
     advance: Advance,
 ) -> list[pa.Table]:
     """Scores, features and logits tables of one shard."""
+
+    def look(images_BCHW: torch.Tensor, block: Block) -> tuple[torch.Tensor, torch.Tensor]:
+        view = teacher(images_BCHW)
+        return view.logits_BK[: len(block)], view.features_BD[: len(block)]
+
     keys, logits, features = [], [], []
-    for block, view in _forward(store, shard, teacher, device=device, threads=threads):
+    blocks = read_shard(store.path, shard)  # results stay on the device until the shard is done
+    for block, found in look_at(blocks, look, size=store.size, device=device, threads=threads):
         keys += [key.decode() for key in block.keys]
-        logits.append(view[0][: len(block)])
-        features.append(view[1][: len(block)])
+        logits.append(found[0])
+        features.append(found[1])
         advance(len(block))
     if not keys:
         return [table.arrow_schema().empty_table() for table in TABLES]
@@ -144,41 +145,6 @@ def _score_shard(
         pa.table({"key": keys, "features": _vectors(features_ND)}),
         pa.table({"key": keys, "logits": _vectors(logits_NK)}),
     ]
-
-
-def _forward(
-    store: ShardFolder, shard: ShardFacts, teacher: Teacher, *, device: torch.device, threads: int | None
-) -> Iterator[tuple[Block, tuple[torch.Tensor, torch.Tensor]]]:
-    """Blocks with their logits and features, in order; results stay on the device until the shard is done."""
-    rows = block_rows(store.size)
-    workers = (threads or os.cpu_count() or 1) if device.type == "cpu" else 1
-
-    def look(block: Block) -> tuple[Block, tuple[torch.Tensor, torch.Tensor]]:
-        images_BCHW = torch.from_numpy(_padded(block.images_NCHW, rows))
-        if device.type == "cuda":
-            images_BCHW = images_BCHW.pin_memory().to(device, non_blocking=True)
-        with torch.inference_mode():
-            view = teacher(images_BCHW)
-        return block, (view.logits_BK, view.features_BD)
-
-    threads_before = torch.get_num_threads()
-    under_way: deque[Future[tuple[Block, tuple[torch.Tensor, torch.Tensor]]]] = deque()
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for block in read_shard(store.path, shard):
-                under_way.append(pool.submit(look, block))
-                if len(under_way) > 2 * workers:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
-    finally:
-        torch.set_num_threads(threads_before)
-
-
-def _padded(images_NCHW: NDArray[np.uint8], rows: int) -> NDArray[np.uint8]:
-    """Every batch has the same shape, so that every image is computed the same way."""
-    missing = rows - len(images_NCHW)
-    return images_NCHW if not missing else np.pad(images_NCHW, ((0, missing), (0, 0), (0, 0), (0, 0)))
 
 
 def score_columns(logits_NK: NDArray[np.float32]) -> dict[str, pa.Array]:

@@ -36,7 +36,8 @@ def tell_selection(result: "Curated", out: Path, *, json: bool) -> None:
         note(line)
     if json:
         keys = ("id", "counts", "corpora", "rows", "class_histogram", "reasons", "filters", "rule", "teacher", "plan")
-        emit_json({"out": str(out), **{key: document[key] for key in keys}, **work, "notes": said})
+        views = document.get("views")
+        emit_json({"out": str(out), **{key: document[key] for key in keys}, "views": views, **work, "notes": said})
         return
     table([*document["corpora"], {"corpus": "all", **document["counts"]}], ["corpus", *COUNTS])
     done = "; ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in work.items())

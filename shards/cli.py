@@ -19,6 +19,9 @@ def pack(
     selection: Annotated[Path, typer.Argument(help="A selection folder, as `curate select` leaves in --work.")],
     store: Annotated[list[Path], typer.Option("--store", help="A corpus store it was made from; repeat for each.")],
     out: Annotated[Path, typer.Option(help="Folder of the transfer set.")] = Path("transfer-set"),
+    licence: Annotated[
+        str | None, typer.Option(help="What the set's card says of the images' licence, such as cc-by-4.0.")
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Move another set in --out aside.")] = False,
     json: JSON = False,
 ) -> None:
@@ -29,8 +32,7 @@ def pack(
 
     order = open_selection(selection)
     stores = {str(opened.document["corpus"]): opened for opened in map(open_store, store)}
-    with bar("pack", order.document["counts"]["selected"]) as advance:
-        result = pack_selection(order, stores, out, replace=replace, advance=advance)
+    result = pack_selection(order, stores, out, licence=licence, replace=replace, progress=bar)
     if result.moved:
         note(f"the old {out} is now {result.moved}")
     facts: dict[str, Any] = {"out": str(out), "id": result.folder.id, "rows": dict(result.folder.document["rows"])}

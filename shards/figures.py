@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from manifests.read import read_batches
 from manifests.schema import SCORES, SELECTION
+from shards.card import some_classes
 from shards.index import ShardFolder
 from shards.page import Figure, funnel, histogram, picture, table
 
 BINS = 40
-CLASSES_SHOWN = 20
 SELECTED_MOSAIC = "mosaics/selected.png"
 LEFT_OUT_MOSAIC = "mosaics/left-out.png"
 
@@ -78,13 +78,9 @@ def _reasons(folder: ShardFolder) -> Sequence[Figure]:
 
 def _classes(folder: ShardFolder) -> Sequence[Figure]:
     """How many images of each class the teacher sees in the set, most first; of many classes both ends."""
-    classes = sorted(folder.document["class_histogram"].items(), key=lambda item: -item[1])
-    if not classes:
+    shown, some = some_classes(folder.document["class_histogram"])
+    if not shown:
         return []
-    shown = (
-        classes if len(classes) <= CLASSES_SHOWN else [*classes[: CLASSES_SHOWN // 2], *classes[-CLASSES_SHOWN // 2 :]]
-    )
-    some = "" if shown == classes else f" {CLASSES_SHOWN} of {len(classes)} classes: the fullest and the emptiest."
     rows = [[name, count] for name, count in shown]
     return [table("Classes", ["class", "images"], rows, caption=f"By the teacher's argmax.{some}")]
 

@@ -107,6 +107,7 @@ class Toy:
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     resize: str = "antialias"
+    flip: bool = True
     code: str | None = None
     dtype: str = "float32"
     batches: list[tuple[int, ...]] = field(default_factory=list)

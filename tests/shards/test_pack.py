@@ -1,20 +1,24 @@
 """Packing: exactly the selected rows, the same bytes wherever and however often, whatever interrupts it."""
 
+import contextlib
+import dataclasses
 import json
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 import manifests.commit
+import shards.codec
 import shards.pack
+import shards.spool
 from manifests.commit import Ledger
 from manifests.errors import IntegrityError, OutputConflict
 from manifests.keys import content_key
@@ -22,8 +26,9 @@ from manifests.read import read_manifest, read_provenance
 from manifests.schema import FEATURES, LOGITS, SAMPLES, SCORES, SELECTION
 from shards.errors import BlockDamaged, ShardError
 from shards.index import ShardFolder, open_folder
+from shards.layout import Block
 from shards.pack import pack
-from shards.read import read_shard
+from shards.read import read_block, read_shard
 from shards.selection import SelectionFolder, open_selection
 from shards.verify import verify
 from tests.shards import make
@@ -43,6 +48,19 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def keys_of(folder: ShardFolder, split: str | None = None) -> list[str]:
     return [key.decode() for shard in folder.of_split(split) for b in read_shard(folder.path, shard) for key in b.keys]
+
+
+def telling(told: dict[str, int]) -> Any:
+    """A progress that notes how many of each kind were done, and that they are as many as were announced."""
+
+    @contextlib.contextmanager
+    def progress(label: str, total: int, *, unit: str = "images") -> Iterator[Callable[[int], None]]:
+        steps: list[int] = []
+        yield steps.append
+        assert sum(steps) == total
+        told[label] = total
+
+    return progress
 
 
 def rewritten(selection: SelectionFolder, folder: Path, **document: Any) -> SelectionFolder:
@@ -142,10 +160,10 @@ def test_the_same_selection_gives_the_same_bytes_anywhere(
 
 def test_a_second_run_writes_no_shard(sources: Sources, packed: ShardFolder) -> None:
     before = contents(packed.path)
-    told: list[int] = []
-    result = pack(sources.selection, sources.stores, packed.path, advance=told.append)
+    told: dict[str, int] = {}
+    result = pack(sources.selection, sources.stores, packed.path, progress=telling(told))
     assert (result.shards_written, result.shards_reused) == (0, 4)
-    assert sum(told) == sources.selected
+    assert told == {"pack": sources.selected}  # nothing was gathered
     assert contents(packed.path) == before
 
 
@@ -206,17 +224,16 @@ from shards.selection import open_selection
 rows, size, selection, out, *stores = sys.argv[1:]
 shards.pack.block_rows, shards.pack.shard_rows = (lambda px: int(rows)), (lambda px: int(size))
 opened = {s.document["corpus"]: s for s in map(open_folder, map(Path, stores))}
-original = shards.pack.read_block
-told = []
+original = shards.pack.write_shard
 
-def read_block(path, facts):
-    if len(told) == 2:  # two shards are done, the third is being written
+def write_shard(folder, name, blocks, **options):
+    if name == "shards/train-000002.tar":  # two shards are done, the third is being written
         (Path(out) / "shards" / "train-000002.tar.1.part").write_bytes(b"half a tar")
         os.kill(os.getpid(), signal.SIGKILL)
-    return original(path, facts)
+    return original(folder, name, blocks, **options)
 
-shards.pack.read_block = read_block
-shards.pack.pack(open_selection(Path(selection)), opened, Path(out), advance=told.append)
+shards.pack.write_shard = write_shard
+shards.pack.pack(open_selection(Path(selection)), opened, Path(out))
 """
 
 
@@ -308,6 +325,104 @@ def test_few_or_no_images_make_a_set_too(sources: Sources, tmp_path: Path) -> No
         folder = pack(selection, sources.stores, tmp_path / f"out{budget}").folder
         assert (folder.rows(), folder.splits) == (budget, splits)
         assert verify(folder.path).problems == ()
+
+
+def test_every_source_block_is_read_once(
+    sources: Sources, small_shards: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by a run that goes on, and then only what the missing shards hold."""
+    read = list[tuple[Path, int]]()
+
+    def counted(path: Path, facts: Any) -> Block:
+        read.append((path, facts.block))
+        return read_block(path, facts)
+
+    monkeypatch.setattr(shards.pack, "read_block", counted)
+    folder = sources.pack(tmp_path / "out").folder
+    rows = read_manifest(sources.selection.path, SAMPLES).to_pylist()
+    chosen = set(keys_of(folder))
+    wanted = {(row["corpus"], row["shard"], row["block"]) for row in rows if row["key"] in chosen}
+    assert len(read) == len({*read}) == len(wanted) > 6
+    assert read == sorted(read)  # as they lie on disk
+    read.clear()
+    (folder.path / "shards" / "train-000002.tar").unlink()
+    sources.pack(folder.path)
+    assert 1 <= len(read) == len({*read}) <= folder.shards[2].rows
+
+
+@pytest.mark.parametrize("memory", [1 << 30, 100])
+def test_images_on_their_way_may_be_on_disk(
+    sources: Sources, packed: ShardFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int
+) -> None:
+    monkeypatch.setattr(shards.spool, "MEMORY", memory)
+    assert contents(sources.pack(tmp_path / "out").folder.path) == contents(packed.path)
+
+
+def test_large_images_are_copied_as_they_are(
+    small_shards: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make.write_store(tmp_path / "store", [[3, 2], [4]], size=66)
+    selection = make.write_selection(tmp_path / "s", [store], budget=8)
+    for name in ("_encoded", "_decoded"):
+        monkeypatch.setattr(shards.codec, name, None)  # whoever calls it fails
+    folder = pack(selection, {"one": store}, tmp_path / "out").folder
+    monkeypatch.undo()
+    assert len(keys_of(folder)) == 8
+    for shard in folder.shards:
+        for block in read_shard(folder.path, shard):
+            assert [content_key(image).encode() for image in block.images_NCHW] == block.keys.tolist()
+
+
+class Numbered:
+    """Views whose logits say the place of each image in the pack."""
+
+    facts: ClassVar = {"count": 2, "seed": 0, "flip": True, "pad": 4}
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        for block in blocks:
+            numbers = np.arange(self.seen, self.seen + len(block))
+            self.seen += len(block)
+            yield dataclasses.replace(block, logits_NVK=np.multiply.outer(numbers, np.ones((2, 3))).astype(np.float16))
+
+
+def test_views_are_written_with_their_images(sources: Sources, packed: ShardFolder, tmp_path: Path) -> None:
+    folder = pack(sources.selection, sources.stores, tmp_path / "out", views=Numbered()).folder
+    assert folder.document["views"] == Numbered.facts
+    assert folder.document["plan"] == {**packed.document["plan"], "views": Numbered.facts}
+    assert (folder.views, packed.views) == (2, 0)
+    assert "views" not in packed.document
+    assert keys_of(folder) == keys_of(packed)
+    blocks = [block for shard in folder.shards for block in read_shard(folder.path, shard)]
+    logits = np.concatenate([block.logits_NVK for block in blocks if block.logits_NVK is not None])
+    assert logits.shape == (20, 2, 3)
+    assert (logits == np.arange(20)[:, None, None]).all()
+    assert verify(folder.path).problems == ()
+
+
+def test_views_belong_to_the_plan(sources: Sources, packed: ShardFolder) -> None:
+    with pytest.raises(OutputConflict, match=r"views\.count was not there, now 2"):
+        pack(sources.selection, sources.stores, packed.path, views=Numbered())
+
+
+def test_only_missing_shards_ask_for_views(sources: Sources, small_shards: None, tmp_path: Path) -> None:
+    folder = pack(sources.selection, sources.stores, tmp_path / "out", views=Numbered()).folder
+    (folder.path / "shards" / "holdout-000000.tar").unlink()
+    again = Numbered()
+    assert pack(sources.selection, sources.stores, tmp_path / "out", views=again).shards_written == 1
+    assert again.seen == folder.rows("holdout")
+
+
+def test_views_that_lose_an_image_are_a_bug(sources: Sources, tmp_path: Path) -> None:
+    class Lossy(Numbered):
+        def __call__(self, blocks: Iterable[Block]) -> Iterator[Block]:
+            return iter(list(super().__call__(blocks))[1:])
+
+    with pytest.raises(AssertionError, match=r"train-000000.tar has 4 images, 16 were to be written"):
+        pack(sources.selection, sources.stores, tmp_path / "out", views=Lossy())
+    assert not (tmp_path / "out" / "transfer-set.json").exists()
 
 
 def test_large_images_are_packed_without_loss(tmp_path: Path) -> None:
