@@ -82,7 +82,9 @@ class _Walk:
 
     def _plain(self, header: bytes, offset: int) -> tuple[Member, int] | None:
         """A regular file, and where the next header begins; None if there is more to its header than that."""
-        if header[156:157] not in (tarfile.REGTYPE, tarfile.AREGTYPE) or (self._tar and self._tar.pax_headers):
+        if len(header) < _BLOCK or header[156:157] not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+            return None
+        if self._tar is not None and self._tar.pax_headers:  # one for all members may say anything
             return None
         try:
             size, checksum = int(header[124:136].rstrip(b" \0"), 8), int(header[148:156].rstrip(b" \0"), 8)
@@ -111,7 +113,7 @@ class _Walk:
         except (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError) as wrong:
             raise self._damage(offset, f"expected a member or the end marker, found something else ({wrong})") from None
         end = self._tar.offset
-        if end <= offset:
+        if end <= offset or info.size < 0:
             raise self._damage(offset, "a member that ends before it begins")
         self._digest.update(os.pread(self._file, info.offset_data - offset, offset))
         if info.isdir():

@@ -1,6 +1,23 @@
 """Where blocks come from, one kind a file; `open_source` finds the kind that an address means."""
 
-from shards.sources.base import Source
-from shards.sources.local import LocalBlocks
+from typing import TYPE_CHECKING
 
-__all__ = ["LocalBlocks", "Source"]
+from manifests._lazy import lazy
+
+if TYPE_CHECKING:
+    from shards.sources.base import Source as Source
+    from shards.sources.local import LocalBlocks as LocalBlocks
+    from shards.sources.open import open_source as open_source
+    from shards.sources.remote import RemoteBlocks as RemoteBlocks
+    from shards.sources.samples import SampleTars as SampleTars
+else:
+    __getattr__, __dir__, __all__ = lazy(
+        __name__,
+        {
+            "base": ("Source",),
+            "local": ("LocalBlocks",),
+            "open": ("open_source",),
+            "remote": ("RemoteBlocks",),
+            "samples": ("SampleTars",),
+        },
+    )
