@@ -1,6 +1,7 @@
 """The `distill` command: train a student, evaluate it, pretrain a teacher. Wires curation's readers in for labels.
 
-Commands about networks (`models`, `profile`, `teachers`) are in models_cli.py and teachers_cli.py.
+`train` is in train_cli.py, commands about networks (`models`, `profile`, `teachers`) in models_cli.py and
+teachers_cli.py.
 """
 
 from pathlib import Path
@@ -8,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distill import models_cli, teachers_cli
-from distill.options import Device, Dtype, Json, Set, StopAfter, Threads, seconds, typed
+from distill import models_cli, teachers_cli, train_cli
+from distill.options import Device, Dtype, Json, Replace, Set, StopAfter, Threads, seconds, set_threads, typed
 from manifests.console import emit_json, new_app, note, print_table, run
 from manifests.progress import bar
 
@@ -26,90 +27,7 @@ STARTER_TEST = "builtin:digits?split=test"
 STARTER_TRAIN = "builtin:digits?split=train"
 
 Work = Annotated[Path, typer.Option(help="Folder for what can be made again: corpus stores, scores.")]
-Replace = Annotated[bool, typer.Option("--replace", help="Move another run in --out aside.")]
 DEFAULT_WORK = Path(".transferset")
-
-
-@app.command()
-def train(
-    shards: Annotated[Path, typer.Option(help="Transfer set, as `curate select` writes it.")] = Path("transfer-set"),
-    student: Annotated[str, typer.Option(help="Architecture of the student.")] = "wrn16_1",
-    method: Annotated[str, typer.Option(help="kd or mosaickd.")] = "kd",
-    teacher: Annotated[
-        str | None, typer.Option(help="Teacher's architecture or stored name; default: the transfer set's own teacher.")
-    ] = None,
-    teacher_weights: Annotated[Path | None, typer.Option(help="The teacher's weights file.")] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="paper (published settings) or starter; default: by the transfer set.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the train split.")] = None,
-    updates: Annotated[int | None, typer.Option(help="Student updates, for epochs; rounded up to steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Real images in a batch.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate of the student.")] = None,
-    setting: Set = None,
-    seed: Annotated[int, typer.Option(help="Of initial weights, order, augmentation and noise.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/METHOD-STUDENT-HASH.")] = None,
-    stop_after: StopAfter = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    threads: Threads = None,
-    replace: Replace = False,
-    json: Json = False,
-) -> None:
-    """Train a student on a transfer set; the same command again resumes, or shows a finished run."""
-    from distill.device import choose_device, choose_dtype
-    from distill.errors import DistillError, UnknownTeacher
-    from distill.models.store import load_teacher, register
-    from distill.recipes import configure
-    from distill.run import RunConfig, default_out, distill
-    from distill.train import Pace
-    from shards.index import open_folder
-
-    pace = Pace(stop_after_s=seconds(stop_after))
-    where = choose_device(device)
-    precision = choose_dtype(dtype, where)
-    if epochs is not None and updates is not None:
-        raise DistillError("--epochs and --updates both say how long to train; pass one of them")
-    folder = open_folder(shards)
-    if folder.document["kind"] != "transfer-set":
-        raise DistillError(f"{folder.path} is a corpus store, not a transfer set; make one with `curate select`")
-    if recipe is None:
-        recipe = "starter" if folder.document["builtin"] else "paper"
-        if recipe == "starter":
-            note("a starter transfer set: using the short `starter` recipe; --recipe paper gives the published one")
-    settings = configure(recipe, method, typed(setting, epochs=epochs, batch_size=batch_size, lr=lr))
-    config = RunConfig(method=method, student=student, config=settings, updates=updates, seed=seed, dtype=precision)
-    _set_threads(threads)
-    own = folder.document["teacher"]
-    the_teacher = load_teacher(teacher, teacher_weights, made_with=own["sha256"], dtype=precision, device=where)
-    if the_teacher is None:
-        raise UnknownTeacher(f"the teacher of {shards}, {own['name']}, is not stored; pass --teacher-weights FILE")
-    if teacher_weights is not None:
-        register(teacher_weights, arch=the_teacher.arch)  # so that `distill eval` finds it from the run's plan
-    out = out or default_out(config.plan(folder, the_teacher, device=where), method, student)
-    report = distill(
-        folder,
-        the_teacher,
-        config,
-        out=out,
-        device=where,
-        replace=replace,
-        pace=pace,
-        progress=bar,
-    )
-    if json:
-        emit_json({"out": str(out), **report})
-        return
-    state = "finished" if report["finished"] else f"stopped at step {report['steps']:,} of {report['steps_planned']:,}"
-    print(f"{out}: {state}; {report['student_updates']:,} student updates in {report['seconds']:,.0f} s")
-    found = report["agreement"]
-    if found["images"]:
-        chosen = f", chosen {found['chosen']:.4f} (step {found['chosen_step']:,})" if found["chosen_step"] else ""
-        print(
-            f"agreement with the teacher on {found['images']:,} held-out images: last {found['last']:.4f}{chosen}; "
-            f"always naming its commonest class: {found['majority']:.4f}"
-        )
-    print(f"report: {out / 'report.html'}")
 
 
 @app.command("eval")
@@ -138,7 +56,7 @@ def evaluate(
 
     where = choose_device(device)
     precision = choose_dtype(dtype, where)
-    _set_threads(threads)
+    set_threads(threads)
     networks = load_target(target, arch=arch, dtype=precision, device=where)
     own = (run_plan(target) or {}).get("teacher")
     judge = load_teacher(teacher, teacher_weights, made_with=own, dtype=precision, device=where)
@@ -216,7 +134,7 @@ def pretrain(
     spec(model).check_size(size)
     if register:
         teachers.store_dir().mkdir(parents=True, exist_ok=True)  # refused now, not after the training
-    _set_threads(threads)
+    set_threads(threads)
     store = _labelled(data, size=size, work=work, threads=threads)
     tested = _labelled(test, size=size, work=work, threads=threads) if test else None
     corpus = str(store.document["corpus"])
@@ -237,6 +155,7 @@ def pretrain(
         print(f"use it with {used}; report: {out / 'report.html'}")
 
 
+app.command()(train_cli.train)
 app.command()(models_cli.models)
 app.command()(models_cli.profile)
 app.add_typer(teachers_cli.app, name="teachers")
@@ -270,7 +189,7 @@ def starter_teacher(arch: str, *, device: str = "auto", threads: int | None = No
         config=replace(configure_teacher("fast", {}), epochs=STARTER_EPOCHS, batch_size=64, flip=False),
         dtype=choose_dtype("auto", where),
     )
-    _set_threads(1)  # whatever the machine's cores: the same weights, and so the same hash
+    set_threads(1)  # whatever the machine's cores: the same weights, and so the same hash
     report = train_classifier(
         train_set,
         job,
@@ -281,7 +200,7 @@ def starter_teacher(arch: str, *, device: str = "auto", threads: int | None = No
         replace=True,
         progress=bar,
     )
-    _set_threads(threads or threads_before)
+    set_threads(threads or threads_before)
     return register(report["weights"], arch=arch)
 
 
@@ -310,13 +229,6 @@ def _default_data(network: "Classifier") -> str:
         note(f"no --data given: using the starter's own test set, {STARTER_TEST}")
         return STARTER_TEST
     raise BadLabels("which labelled images? pass --data [NAME=]SPEC, such as --data test=data/test.parquet")
-
-
-def _set_threads(threads: int | None) -> None:
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from manifests.read import read_manifest
 from manifests.schema import SAMPLES
 from shards.index import ShardFolder
 from shards.layout import KEY_DTYPE
-from shards.sources import LocalBlocks
+from shards.sources import Source
 from shards.stream import Batch, Stream
 
 BATCH = 256
@@ -26,14 +26,13 @@ Predictor = Callable[[Tensor], Tensor]
 
 def predictions(
     predict: Predictor,
-    folder: ShardFolder,
+    source: Source,
     *,
-    split: str | None = None,
     device: torch.device,
     advance: Callable[[int], None] = lambda n: None,
 ) -> dict[bytes, int]:
-    """Predicted class number of every image of a split, by key."""
-    stream = Stream(LocalBlocks(folder, split), batch_size=BATCH, shuffle=False, tail="short")
+    """Predicted class number of every image, by key."""
+    stream = Stream(source, batch_size=BATCH, shuffle=False, tail="short")
     keys, found = [], []
     with torch.inference_mode():
         for batch in stream.one_epoch():

@@ -20,6 +20,7 @@ from distill.run import load_run
 from manifests.commit import PLAN, write_json
 from manifests.errors import TransfersetError
 from shards.index import ShardFolder, open_folder
+from shards.sources import LocalBlocks
 
 
 def run_plan(target: Path) -> dict[str, Any] | None:
@@ -115,4 +116,4 @@ def _transfer_set(report: Mapping[str, Any]) -> ShardFolder | None:
 
 
 def _predict(network: Classifier, store: ShardFolder, device: torch.device) -> dict[bytes, int]:
-    return predictions(lambda images: network(images).logits_BK, store, device=device)
+    return predictions(lambda images: network(images).logits_BK, LocalBlocks(store), device=device)

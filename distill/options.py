@@ -11,6 +11,7 @@ Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16; auto is bfl
 Threads = Annotated[int | None, typer.Option(help="CPU threads; default: all cores.", min=1)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 StopAfter = Annotated[str | None, typer.Option(help="Save and stop after this long: 90s, 9m, 1h; rerun to go on.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Move another run in --out aside.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: NAME=VALUE; repeat for more.")]
 
 
@@ -40,3 +41,22 @@ def seconds(text: str | None) -> float | None:
     if not 0 < found < float("inf"):
         raise DistillError(f"--stop-after {text!r}; expected a time such as 90s, 9m or 1h")
     return found
+
+
+def set_threads(threads: int | None) -> None:
+    """Let torch use so many CPU threads, or as many as it likes."""
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+
+
+def whole_numbers(text: str) -> list[int]:
+    """The numbers that 0,1,2 or 0-4 means, each once; raises DistillError."""
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or not (last.isdecimal() or not dash) or int(last or first) < int(first):
+            raise DistillError(f"--seeds {text!r}; expected numbers such as 0,1,2 or 0-4")
+        found += range(int(first), int(last or first) + 1)
+    return list(dict.fromkeys(found))

@@ -155,5 +155,6 @@ def channel_statistics(folder: ShardFolder, *, channels: int = 3) -> tuple[list[
 def _accuracy(student: Student, test: ShardFolder, labels: evaluate.LabelTable, device: torch.device) -> float:
     student.net.eval()
     student.dtype = "float32"
-    found = evaluate.predictions(student.forward, test, device=device)  # not what `compile` made: not worth its minute
+    # `forward`, not what `compile` made: that is not worth its minute
+    found = evaluate.predictions(student.forward, LocalBlocks(test), device=device)
     return evaluate.agreement(found, labels.as_dict())

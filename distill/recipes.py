@@ -1,10 +1,11 @@
 """Recipes: whole configs by name, for distilling (`RECIPES`) and for pretraining (`TEACHER_RECIPES`)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from distill.errors import DistillError, UnknownMethod
+from distill.material import Material
 from distill.methods import METHODS, Method
 from distill.methods.adversarial_config import AdversarialConfig
 from distill.methods.base import Config
@@ -50,6 +51,14 @@ def find_method(name: str) -> type[Method]:
         known = (method for method, found in METHODS.items() if not found.needs_labels)  # supervised is pretraining's
         raise UnknownMethod(f"unknown method {name!r}; known: {', '.join(known)}")
     return METHODS[name]
+
+
+def default_recipe(material: Material, *, tell: Callable[[str], None]) -> str:
+    """The recipe where the user names none: the paper's, but for the starter's small images, which is told."""
+    if not (material.document or {}).get("builtin"):
+        return "paper"
+    tell("a starter transfer set: using the short `starter` recipe; --recipe paper gives the published one")
+    return "starter"
 
 
 def configure(recipe: str, method: str, changes: Mapping[str, Any]) -> Config:

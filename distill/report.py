@@ -14,7 +14,8 @@ from shards.page import Figure, lines, picture, render, table
 REPORT = "report.json"
 PAGE = "report.html"
 SYNTHETIC_MOSAIC = "mosaics/synthetic.png"
-_FACTS = {"step", "updates", "seconds", "agreement"}  # what a metrics line says besides loss terms
+_FACTS = {"step", "updates", "seconds", "agreement", "synthetic"}  # what a metrics line says besides loss terms
+_LOOK = ("classes", "entropy", "effective_classes", "kl_now", "kl_before")  # of every generator: telemetry.py
 
 
 def read_report(run: Path) -> dict[str, Any] | None:
@@ -29,7 +30,9 @@ def write_report(run: Path, report: Mapping[str, Any], folder: ShardFolder | Non
     ``folder`` is its transfer set; None, where that is gone, leaves the set's section out.
     """
     metrics, plan = read_metrics(run), report["run"]
-    sections = [("Outcome", [*_evaluations(run), *_agreement(report, metrics)]), ("Training", _training(run, metrics))]
+    sections = [("Outcome", [*_evaluations(run), *_agreement(report, metrics)]), ("Training", _training(metrics))]
+    if generator := [*_looks(metrics), *_mosaic(run)]:
+        sections.append(("Generator", generator))
     if folder is not None:
         sections.append(("Transfer set", list(transfer_set_figures(folder))))
     page = render(
@@ -59,7 +62,7 @@ def write_teacher_report(run: Path, report: Mapping[str, Any], card: Mapping[str
         lead="A classifier trained on labelled data.",
         facts=[*facts, ("time", f"{report['seconds']:,.0f} s on {report['hardware']['name']}")],
         sections=[
-            ("Training", _training(run, read_metrics(run))),
+            ("Training", _training(read_metrics(run))),
             ("Card", [table("The weights file", ["name", "value"], sorted(card.items()), caption="Its metadata.")]),
         ],
     )
@@ -98,13 +101,53 @@ def _agreement(report: Mapping[str, Any], metrics: list[dict[str, Any]]) -> list
     return [lines(title, {"student": points}, x_label="step", y_label="fraction", caption=caption)]
 
 
-def _training(run: Path, metrics: list[dict[str, Any]]) -> list[Figure]:
+def _training(metrics: list[dict[str, Any]]) -> list[Figure]:
     names = sorted({name for line in metrics for name in line} - _FACTS)
     figures = []
     for name in names:
         points = [(line["step"], line[name]) for line in metrics if name in line]
         figures.append(lines(name, {name: points}, x_label="step", y_label="loss", caption="Mean since the last line."))
-    mosaic = run / SYNTHETIC_MOSAIC
-    if mosaic.exists():
-        figures.append(picture("Synthetic", mosaic.read_bytes(), caption="What the generator makes of one fixed z."))
     return figures
+
+
+def _looks(metrics: list[dict[str, Any]]) -> list[Figure]:
+    """Whether a generator collapses, or the student forgets what it made."""
+    looks = [(line["step"], line["synthetic"]) for line in metrics if "synthetic" in line]
+    if not looks:
+        return []
+
+    def over(*names: str) -> dict[str, list[tuple[float, float]]]:
+        return {
+            name.replace("_", " "): [(s, look[name]) for s, look in looks if look.get(name) is not None]
+            for name in names
+        }
+
+    watched = sorted({name for _, look in looks for name in look} - {*_LOOK})
+    shown = [
+        (
+            "Classes in its images",
+            ("effective_classes",),
+            "classes",
+            "e to the entropy of the teacher's mean answer: 1 is collapse.",
+        ),
+        ("Entropy of the teacher", ("entropy",), "nats", "Mean over its images."),
+        (
+            "Forgetting",
+            ("kl_now", "kl_before"),
+            "KL (nats)",
+            "Teacher and student on its images now, and on those it made before.",
+        ),
+        *[(name.replace("_", " "), (name,), "", "As the method measures it.") for name in watched],
+    ]
+    figures = [lines(t, over(*names), x_label="step", y_label=unit, caption=c) for t, names, unit, c in shown]
+    counts = sorted(enumerate(looks[-1][1]["classes"]), key=lambda pair: (-pair[1], pair[0]))
+    caption = f"What the teacher sees in {sum(n for _, n in counts):,} of its images at the last look."
+    figures.append(table("Classes at the end", ["class", "images"], [[k, n] for k, n in counts[:20]], caption=caption))
+    return figures
+
+
+def _mosaic(run: Path) -> list[Figure]:
+    path = run / SYNTHETIC_MOSAIC
+    if not path.exists():
+        return []
+    return [picture("Synthetic", path.read_bytes(), caption="What the generator makes of one fixed z.")]

@@ -1,22 +1,25 @@
 """A distillation run: from a transfer set and a teacher to a run folder with a student, its figures and a report."""
 
+import contextlib
 import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from distill import evaluate
 from distill.device import hardware
 from distill.errors import DistillError
+from distill.material import Material
 from distill.methods.base import Config, Method, Setup
 from distill.models import spec
 from distill.models.modelspec import plain
 from distill.models.student import fresh_student
 from distill.models.teachers import Classifier, load_classifier, save_classifier
 from distill.models.view import Precision
+from distill.ranks import ALONE, Ranks
 from distill.recipes import find_method
 from distill.report import REPORT, SYNTHETIC_MOSAIC, read_report, write_report
 from distill.train import Pace, Progressed, train
@@ -24,10 +27,13 @@ from manifests.commit import claimed, write_bytes, write_json
 from manifests.keys import address
 from manifests.progress import Progress, silent
 from manifests.provenance import fingerprint
-from shards.index import ShardFolder
+from shards.device import Residence, choose_residence
 from shards.page import mosaic
-from shards.sources import LocalBlocks
+from shards.sources import Source
 from shards.stream import Stream
+
+if TYPE_CHECKING:
+    from shards.damage import OnDamage
 
 STUDENT = "student.safetensors"
 CHOSEN = "chosen.safetensors"
@@ -45,19 +51,25 @@ class RunConfig:
     """student updates; None: as many as the config's epochs give"""
     seed: int = 0
     dtype: Precision = "float32"
+    compile: bool = False
+    """run student and teacher through torch.compile"""
+    logits: str = "auto"
+    """auto: the teacher's logits that the transfer set carries, where it carries some; live: ask the teacher"""
 
     def __post_init__(self) -> None:
         if self.updates is not None and self.updates < 1:
             raise DistillError(f"--updates is {self.updates}; expected at least 1")
+        if self.logits not in ("auto", "live"):
+            raise DistillError(f"logits is {self.logits!r}; expected auto or live")
         spec(self.student)  # raises UnknownModel
         if find_method(self.method).needs_labels:
             raise DistillError(f"{self.method} needs labels and a transfer set has none; `distill pretrain` runs it")
 
-    def plan(self, folder: ShardFolder, teacher: Classifier, *, device: torch.device) -> dict[str, Any]:
+    def plan(self, material: Material, teacher: Classifier, *, device: torch.device) -> dict[str, Any]:
         """What the run's output belongs to; equal plans give equal weights on the same processor and threads."""
         return {
             **asdict(self),
-            "transfer_set": folder.id,
+            "transfer_set": material.id,
             "teacher": teacher.sha256,
             "normaliser": [list(teacher.mean), list(teacher.std)],
             "flip": teacher.flip,
@@ -65,11 +77,11 @@ class RunConfig:
             "device": device.type,
         }
 
-    def steps(self, stream: Stream) -> int:
+    def steps(self, stream: Stream | None) -> int:
         """Steps of the whole schedule."""
         if self.updates is not None:
             return math.ceil(self.updates / self.config.updates_per_step)
-        return self.config.epochs * stream.batches_per_epoch
+        return self.config.steps(0 if stream is None else stream.batches_per_epoch)
 
 
 def default_out(plan: dict[str, Any], *words: str) -> Path:
@@ -77,11 +89,38 @@ def default_out(plan: dict[str, Any], *words: str) -> Path:
     return Path("runs") / "-".join([*map(plain, words), fingerprint(plan)[:8]])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a run is computed: nothing here changes its result, but for the last bits."""
+
+    device: torch.device
+    ranks: Ranks = ALONE
+    residence: str = "auto"
+    """where the set's pixels lie: auto, device, memory or window"""
+    on_damage: str = "refuse"
+    """refuse, or skip: go on without damaged blocks, within a budget"""
+
+
 def build_method(
-    run: RunConfig, folder: ShardFolder, teacher: Classifier, *, device: torch.device
-) -> tuple[Method, Stream]:
+    run: RunConfig, material: Material, teacher: Classifier, *, place: Place
+) -> tuple[Method, Stream | None, Residence]:
     """The run's method as before its first step, every network seeded, and its stream from the beginning."""
-    stream = Stream(LocalBlocks(folder, "train"), batch_size=run.config.batch_size, seed=run.seed)
+    kind = find_method(run.method)
+    stream: Stream | None = None
+    residence: Residence = "window"
+    if kind.needs_stream:
+        if material.train is None:
+            raise DistillError(f"{run.method} learns from images; pass --shards, or take a method without")
+        residence = choose_residence(place.residence, material.train, place.device)
+        stream = Stream(
+            material.train,
+            batch_size=run.config.batch_size,
+            seed=run.seed,
+            rank=place.ranks.rank,
+            world=place.ranks.world,
+            resident=residence == "memory",
+            on_damage=cast("OnDamage", place.on_damage),
+        )
     student = fresh_student(
         run.student,
         teacher.num_classes,
@@ -89,28 +128,33 @@ def build_method(
         std=teacher.std,
         seed=run.seed,
         dtype=run.dtype,
-        device=device,
+        device=place.device,
     )
+    if run.compile:
+        student.compile()
+        teacher.compile()
     setup = Setup(
         teacher=teacher,
         student=student,
-        device=device,
+        device=place.device,
         steps=run.steps(stream),
         seed=run.seed,
         flip=teacher.flip,
+        ranks=place.ranks,
+        views=material.views_for(teacher) if run.logits == "auto" else None,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(address(run.seed, "method", run.method) >> 1)  # torch takes 63 bits
-        return find_method(run.method)(setup, run.config), stream
+        return kind(setup, run.config), stream, residence
 
 
 def distill(
-    folder: ShardFolder,
+    material: Material,
     teacher: Classifier,
     run: RunConfig,
     *,
     out: Path,
-    device: torch.device,
+    place: Place,
     replace: bool = False,
     pace: Pace | None = None,
     progress: Progress = silent,
@@ -118,83 +162,82 @@ def distill(
     """Run or resume ``run`` in ``out`` and return its report; a run that is finished only shows its report again.
 
     The student of the last step is `student.safetensors`; the one that agrees best with the teacher on the held-out
-    slice is `chosen.safetensors`. No test label is seen here.
+    slice is `chosen.safetensors`. No test label is seen here. Of several ranks the first writes.
     """
-    spec(run.student).check_size(folder.size)
-    if teacher.input_size != folder.size:
-        raise DistillError(
-            f"{folder.path} holds {folder.size} px images, {teacher.name} takes {teacher.input_size} px; "
-            f"curate again with this teacher"
-        )
-    own = folder.document["teacher"]
-    mine = {"sha256": teacher.sha256, "mean": list(teacher.mean), "std": list(teacher.std)}
-    then = {name: own.get(name, fact) for name, fact in mine.items()}  # sets of the first release do not say all
-    if then["sha256"] == teacher.sha256 and then != mine:
-        raise DistillError(
-            f"{folder.path} was chosen by {teacher.name} when its mean was {then['mean']} and its std {then['std']};"
-            f" now they are {mine['mean']} and {mine['std']}: curate again"
-        )
-    plan = run.plan(folder, teacher, device=device)
-    method, stream = build_method(run, folder, teacher, device=device)
-    setup = method.setup
-    with claimed(out, plan=plan, replace=replace):
+    spec(run.student).check_size(teacher.input_size)
+    material.check(teacher)
+    plan, first = run.plan(material, teacher, device=place.device), place.ranks.first
+    method, stream, residence = build_method(run, material, teacher, place=place)
+    with claimed(out, plan=plan, replace=replace) if first else contextlib.nullcontext():
+        place.ranks.wait()
         before = read_report(out)
         if before is not None and before["finished"] and (out / STUDENT).exists():
             return before
-        judge = _Judge(folder, setup) if folder.rows("holdout") else None
-        with progress(f"{run.method} {run.student}", setup.steps, unit="steps") as advance:
+        judge = _Judge(material.holdout, method) if first and material.holdout is not None else None
+        shown = progress(f"{run.method} {run.student}", method.setup.steps, unit="steps")
+        with shown if first else silent("", 0) as advance:
             done = train(
                 method,
                 stream,
                 folder=out,
                 judge=judge,
-                keep_best=lambda: _save(out / CHOSEN, run, folder, setup),
+                keep_best=lambda: _save(out / CHOSEN, run, material, method),
                 pace=pace,
+                resident=residence == "device",
                 advance=advance,
             )
-        _save(out / STUDENT, run, folder, setup)
-        if (synthetic := method.samples(SHOWN)) is not None:
-            images_NCHW = (synthetic * 255).round().to(torch.uint8).cpu().numpy()
-            write_bytes(out / SYNTHETIC_MOSAIC, mosaic(images_NCHW))
-        report = {"run": plan, "transfer_set": str(folder.path.absolute()), **_outcome(method, done, judge)}
-        report["images"] = folder.rows("train")
-        write_report(out, report, folder)
-        write_json(out / REPORT, report)  # last: it says that the rest is there
+        if not first:
+            return {}
+        report = {"run": plan, "transfer_set": material.place, **_outcome(method, done, judge)}
+        report["images"] = stream.rows if stream else 0
+        report["damage"] = None if stream is None or not stream.damage.blocks else asdict(stream.damage)
+        _write(out, run, material, method, report)
     return report
+
+
+def _write(out: Path, run: RunConfig, material: Material, method: Method, report: dict[str, Any]) -> None:
+    """The student, what its generator makes, tables, page, and last the report: it says that the rest is there."""
+    _save(out / STUDENT, run, material, method)
+    if (synthetic := method.samples(SHOWN)) is not None:
+        images_NCHW = (synthetic * 255).round().to(torch.uint8).cpu().numpy()
+        write_bytes(out / SYNTHETIC_MOSAIC, mosaic(images_NCHW))
+    write_report(out, report, material.folder)
+    write_json(out / REPORT, report)
 
 
 class _Judge:
     """Agreement with the teacher on the held-out slice; the teacher is asked once."""
 
-    def __init__(self, folder: ShardFolder, setup: Setup) -> None:
-        self._folder, self._setup = folder, setup
-        self._teachers = self._answers(lambda images_BCHW: setup.the_teacher(images_BCHW).logits_BK)
+    def __init__(self, holdout: Source, method: Method) -> None:
+        self._holdout, self._method = holdout, method
+        self._teachers = self._answers(lambda images_BCHW: method.setup.the_teacher(images_BCHW).logits_BK)
         self.images = len(self._teachers)
         self.majority = Counter(self._teachers.values()).most_common(1)[0][1] / self.images
         """what naming the teacher's commonest class every time would agree to"""
 
     def __call__(self) -> float:
-        net = self._setup.student.net.eval()
-        mine = self._answers(self._setup.student)
-        net.train()
+        student = self._method.deployed()
+        student.net.eval()
+        mine = self._answers(student)
+        student.net.train()
         return evaluate.agreement(mine, self._teachers)
 
     def _answers(self, predict: evaluate.Predictor) -> dict[bytes, int]:
-        return evaluate.predictions(predict, self._folder, split="holdout", device=self._setup.device)
+        return evaluate.predictions(predict, self._holdout, device=self._method.setup.device)
 
 
-def _save(path: Path, run: RunConfig, folder: ShardFolder, setup: Setup) -> None:
+def _save(path: Path, run: RunConfig, material: Material, method: Method) -> None:
     """The student as it is now, with its teacher's normaliser and classes."""
-    teacher = setup.the_teacher
+    teacher, student = method.setup.the_teacher, method.deployed()
     save_classifier(
         path,
-        setup.student.net,
-        arch=run.student,
-        mean=setup.student.mean,
-        std=setup.student.std,
+        student.net,
+        arch=student.arch,
+        mean=student.mean,
+        std=student.std,
         classes=teacher.classes,
         input_size=teacher.input_size,
-        dataset=f"transfer set {folder.id}",
+        dataset=f"transfer set {material.id}" if material.id else "synthetic images alone",
         teacher=teacher.sha256,
         method=run.method,
         flip=str(teacher.flip).lower(),
@@ -204,14 +247,14 @@ def _save(path: Path, run: RunConfig, folder: ShardFolder, setup: Setup) -> None
 
 def _outcome(method: Method, done: Progressed, judge: _Judge | None) -> dict[str, Any]:
     """What a report says of the training."""
-    teacher, config, steps = method.setup.the_teacher, method.config, method.setup.steps
+    teacher, config, setup = method.setup.the_teacher, method.config, method.setup
     return {
         "teacher": {"name": teacher.name, "sha256": teacher.sha256},
-        "finished": done.step == steps,
+        "finished": done.ended,
         "steps": done.step,
-        "steps_planned": steps,
+        "steps_planned": done.step if done.ended else setup.steps,
         "student_updates": done.step * config.updates_per_step,
-        "teacher_queries": done.step * config.queries_per_step,
+        "teacher_queries": method.queries(done.step),
         "seconds": round(done.seconds, 1),
         "agreement": {
             "split": "holdout",
@@ -221,7 +264,8 @@ def _outcome(method: Method, done: Progressed, judge: _Judge | None) -> dict[str
             "chosen": done.best,
             "chosen_step": done.best_step,
         },
-        "hardware": hardware(method.setup.device),
+        "ranks": setup.ranks.world,
+        "hardware": hardware(setup.device),
     }
 
 

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -21,15 +21,17 @@ from torch import Tensor
 from distill import checkpoint
 from distill.device import in_words
 from distill.errors import BadCheckpoint, Diverged
-from distill.methods.base import Method
+from distill.methods.base import Method, Stateful
+from distill.ranks import Ranks
+from distill.telemetry import Telemetry
 from manifests.commit import write_bytes
-from manifests.keys import address
 from manifests.progress import Advance, nothing
-from shards.device import Feed, Labels
+from shards.device import Feed, Labels, RealBatch
 from shards.stream import Stream
 
 LAST = "checkpoints/last.safetensors"
 METRICS = "metrics.jsonl"
+LOOK = 256  # images a batch where a method looks at the whole split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,63 +59,150 @@ class Progressed:
     """highest agreement with the teacher on the held-out slice so far"""
     best_step: int | None = None
     stream: dict[str, Any] = field(default_factory=dict)
+    ended: bool = False
+    """whether the schedule is over"""
 
 
 def train(
     method: Method,
-    stream: Stream,
+    stream: Stream | None,
     *,
     folder: Path,
     labels: Labels | None = None,
     judge: Callable[[], float] | None = None,
     keep_best: Callable[[], None] = lambda: None,
     pace: Pace | None = None,
+    resident: bool = False,
     advance: Advance = nothing,
 ) -> Progressed:
     """Run ``method`` to the end of its schedule, or until ``pace.stop_after_s``; resumes from ``folder``.
 
-    ``judge`` rates the student (higher is better) and ``keep_best`` keeps it whenever it is the best so far.
+    ``stream`` is None for a method that needs none; ``resident`` holds it on the device. ``judge`` rates the student
+    (higher is better) and ``keep_best`` keeps it whenever it is the best so far; only rank 0 calls either, and writes.
     Raises `Diverged`, naming the loss term and the step, when a loss is not finite; the last checkpoint is then from
     before: none is written until all losses up to it, and all that it holds, were seen to be finite.
     """
-    pace, steps, device = pace or Pace(), method.setup.steps, method.setup.device
+    pace, setup = pace or Pace(), method.setup
+    steps, device, ranks = setup.steps, setup.device, setup.ranks
     judge_every = pace.judge_every or max(1, steps // 10)
-    now = _resume(method, stream, folder)
+    parts = state_of(method)
+    telemetry = parts.get("telemetry")
+    now = _resume(parts, folder)
     advance(now.step)
-    log = _Log(folder / METRICS, now.step)
-    method.setup.student.net.train()
+    log = _Log(folder / METRICS, now.step, ranks)
+    method.deployed().net.train()
     started, saved, before = time.monotonic(), time.monotonic(), now.seconds
     with (
         in_words(f"a step of batches of {method.config.batch_size}"),
         torch.random.fork_rng([device] if device.type == "cuda" else []),
-        Feed(stream, device=device, labels=labels) as feed,
+        _Supply(method, stream, now.stream, labels=labels, resident=resident) as supply,
         _interruptible() as interrupted,
     ):
-        while now.step < steps:
-            torch.manual_seed(address(method.setup.seed, "layers", now.step) >> 1)  # of dropout; torch takes 63 bits
-            terms = method.step([feed.take() for _ in range(method.config.batches_per_step)], now.step)
+        while now.step < steps and not supply.ended:
+            torch.manual_seed(setup.layer_seed(now.step))  # of dropout
+            terms = method.step(supply.take(), now.step)
+            ranks.same_buffers(parts.values())
             now.step += 1
             log.add(now.step, terms)
             advance(1)
             elapsed = time.monotonic() - started
+            last = now.step == steps or supply.ended
+            logging = now.step % pace.log_every == 0
             stop = interrupted.is_set() or (pace.stop_after_s is not None and elapsed >= pace.stop_after_s)
-            last = now.step == steps
+            saving = stop or time.monotonic() - saved >= pace.save_every_s
+            if ranks.world > 1:  # all must do the same: they ask each other, but not at every step
+                stop, saving = (logging and ranks.agree(said, device) for said in (stop, saving))
             judging = judge is not None and (last or now.step % judge_every == 0)
             # a judgement may replace the chosen student, so the checkpoint that says so follows at once
-            saving = stop or last or judging or time.monotonic() - saved >= pace.save_every_s
-            if now.step % pace.log_every == 0 or judging or saving:
+            saving = saving or last or judging
+            if logging or saving:
                 log.write(now.step, {"updates": now.step * method.config.updates_per_step, "seconds": before + elapsed})
-            if judge is not None and judging:
-                _judge(judge, keep_best, now, log)
-            if saving:
-                now.seconds, now.stream = before + time.monotonic() - started, stream.state()
-                checkpoint.save(folder / LAST, method.parts(), vars(now))
+            if judge is not None and judging and ranks.first:
+                seen = {"synthetic": telemetry.look(method)} if isinstance(telemetry, Telemetry) else {}
+                log.note({"step": now.step, "agreement": _judge(judge, keep_best, now), **seen})
+            if saving and ranks.first:
+                now.seconds, now.stream = before + time.monotonic() - started, supply.state()
+                checkpoint.save(folder / LAST, parts, vars(now))
                 saved = time.monotonic()
             if stop:
                 break
+        now.ended = now.step == steps or supply.ended
+        ranks.wait()
         if interrupted.is_set():
             raise KeyboardInterrupt
     return now
+
+
+def state_of(method: Method) -> dict[str, Stateful]:
+    """What a checkpoint keeps: the method's parts, and what the loop remembers of its generator's images."""
+    return method.parts() | ({"telemetry": Telemetry()} if method.has_generator else {})
+
+
+class _Supply:
+    """A step's batches; where a method chooses the rows of an epoch, it is asked before the first of them."""
+
+    def __init__(
+        self, method: Method, stream: Stream | None, state: Mapping[str, Any], *, labels: Labels | None, resident: bool
+    ) -> None:
+        self._method, self._stream = method, stream
+        self._chooses = type(method).choose is not Method.choose
+        self._feed: Feed | None = None
+        if stream is None:
+            return
+        device = method.setup.device
+        self._feed = Feed(stream, device=device, labels=labels, resident=resident, past_the_epoch=not self._chooses)
+        if state:
+            if self._chooses:
+                self._choose(int(state["epoch"]))
+            stream.load_state(state)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._feed is not None:
+            self._feed.close()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the epochs are over, for a method whose epochs are as long as it chooses."""
+        if self._stream is None or not self._chooses:
+            return False
+        epochs, at = self._method.config.epochs, self._stream
+        return at.epoch == epochs - 1 and at.batch >= at.batches_per_epoch
+
+    def state(self) -> dict[str, Any]:
+        """Of the stream."""
+        return {} if self._stream is None else self._stream.state()
+
+    def take(self) -> list[RealBatch]:
+        """The batches of the next step."""
+        if self._feed is None:
+            return []
+        return [self._next(self._feed) for _ in range(self._method.config.batches_per_step)]
+
+    def _next(self, feed: Feed) -> RealBatch:
+        stream = feed.stream
+        if self._chooses and stream.epoch == stream.batch == 0:
+            self._choose(0)
+        if self._chooses and stream.batch >= stream.batches_per_epoch:
+            self._choose(stream.epoch + 1)
+            stream.epoch, stream.batch = stream.epoch + 1, 0
+        return feed.take()
+
+    def _choose(self, epoch: int) -> None:
+        stream, device = cast("Stream", self._stream), self._method.setup.device
+
+        def look() -> Iterator[RealBatch]:
+            for batch in stream.in_stored_order(LOOK):
+                yield RealBatch(
+                    images_BCHW=torch.from_numpy(batch.images_BCHW).to(device),
+                    keys=batch.keys,
+                    labels_B=None,
+                    epoch=epoch,
+                )
+
+        stream.narrow(self._method.choose(epoch, look))
 
 
 @contextlib.contextmanager
@@ -135,26 +224,24 @@ def _interruptible() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _judge(judge: Callable[[], float], keep_best: Callable[[], None], now: Progressed, log: "_Log") -> None:
+def _judge(judge: Callable[[], float], keep_best: Callable[[], None], now: Progressed) -> float:
     rating = judge()
-    log.note({"step": now.step, "agreement": rating})
     if now.best is None or rating > now.best:
         now.best, now.best_step = rating, now.step
         keep_best()
+    return rating
 
 
-def _resume(method: Method, stream: Stream, folder: Path) -> Progressed:
-    """Take parts, position and stream from the last checkpoint, if there is one."""
+def _resume(parts: Mapping[str, Stateful], folder: Path) -> Progressed:
+    """Take parts and position from the last checkpoint, if there is one."""
     path = folder / LAST
     if not path.exists():
         return Progressed()
-    facts = checkpoint.load(path, method.parts())
+    facts = checkpoint.load(path, parts)
     try:
-        now = Progressed(**facts)
+        return Progressed(**facts)
     except TypeError:
         raise BadCheckpoint(f"{path} was written by another release; delete it to start anew") from None
-    stream.load_state(now.stream)
-    return now
 
 
 class _Log:
@@ -163,10 +250,10 @@ class _Log:
     Lines after the resumed step, and one that a kill cut, are dropped.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
-        self._path = path
+    def __init__(self, path: Path, step: int, ranks: Ranks) -> None:
+        self._path, self._ranks = path, ranks
         self._terms: list[tuple[int, str, Tensor]] = []
-        if path.exists():
+        if path.exists() and ranks.first:
             kept = [line for line in _lines(path) if _step_of(line) <= step]
             write_bytes(path, "".join(line + "\n" for line in kept).encode())
 
@@ -180,7 +267,7 @@ class _Log:
         Within a step terms come in the order of their computation, so the first bad one is the culprit.
         """
         values: dict[str, list[float]] = defaultdict(list)
-        read = torch.stack([term for *_, term in self._terms]).tolist()
+        read = self._ranks.mean(torch.stack([term for *_, term in self._terms])).tolist()
         for (at, name, _), value in zip(self._terms, read, strict=True):
             if not math.isfinite(value):
                 raise Diverged(
@@ -193,6 +280,8 @@ class _Log:
 
     def note(self, line: Mapping[str, Any]) -> None:
         """Append a line."""
+        if not self._ranks.first:
+            return
         with self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")
 

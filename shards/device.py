@@ -63,7 +63,7 @@ class Feed:
         resident: bool = False,
         past_the_epoch: bool = True,
     ) -> None:
-        self._stream, self._device, self._labels, self._past = stream, device, labels, past_the_epoch
+        self.stream, self._device, self._labels, self._past = stream, device, labels, past_the_epoch
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._reader = ThreadPoolExecutor(1)
         self._there = OnDevice(stream.source, device) if resident else None
@@ -75,11 +75,15 @@ class Feed:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Read no further."""
         self._reader.shutdown(cancel_futures=True)
 
     def take(self) -> RealBatch:
         """The next batch; raises what reading it raised."""
-        wanted = self._next(self._stream.epoch, self._stream.batch)
+        wanted = self._next(self.stream.epoch, self.stream.batch)
         if self._under_way and self._under_way[0][:2] != wanted:
             self._under_way.clear()  # the stream was set elsewhere since
         while len(self._under_way) <= AHEAD:
@@ -89,7 +93,7 @@ class Feed:
             self._under_way.append((*at, self._reader.submit(self._deliver, *at)))
         epoch, batch, coming = self._under_way.popleft()
         found = coming.result()
-        self._stream.epoch, self._stream.batch = epoch, batch + 1
+        self.stream.epoch, self.stream.batch = epoch, batch + 1
         if found.copied is not None:
             here = torch.cuda.current_stream(self._device)
             here.wait_event(found.copied)
@@ -103,16 +107,16 @@ class Feed:
         return epoch, batch + 1
 
     def _next(self, epoch: int, batch: int) -> tuple[int, int]:
-        return (epoch, batch) if batch < self._stream.batches_per_epoch else (epoch + 1, 0)
+        return (epoch, batch) if batch < self.stream.batches_per_epoch else (epoch + 1, 0)
 
     def _deliver(self, epoch: int, number: int) -> _Delivery:
         with torch.cuda.stream(self._side):  # does nothing without CUDA
             if self._there is None:
-                batch = self._stream.read(epoch, number)
+                batch = self.stream.read(epoch, number)
                 images_BCHW = self._copy(torch.from_numpy(batch.images_BCHW))
                 logits_BK = None if batch.logits_BK is None else self._copy(torch.from_numpy(batch.logits_BK))
             else:
-                rows, view = self._stream.rows_of(epoch, number), self._stream.view_of(epoch)
+                rows, view = self.stream.rows_of(epoch, number), self.stream.view_of(epoch)
                 batch, images_BCHW, logits_BK = self._there.take(rows, self._copy(torch.from_numpy(rows)), view=view)
             real = RealBatch(
                 images_BCHW=images_BCHW,

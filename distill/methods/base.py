@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from distill.errors import DistillError
+from distill.material import Views
 from distill.models.student import Student
 from distill.models.teachers import Classifier
+from distill.ranks import ALONE, Ranks, average_gradients
 from manifests.keys import address
 from shards.augment import PAD, crop_and_flip
-from shards.device import RealBatch as RealBatch
+from shards.device import RealBatch
 
 
 class Stateful(Protocol):
@@ -73,10 +75,6 @@ class Config:
         """Images that one step puts through the teacher."""
         return self.batch_size
 
-    def queries_per_look(self, epoch: int, images: int) -> int:  # noqa: ARG002  # most never look
-        """Images that `Method.choose` puts through the teacher at the start of an epoch, of a split of ``images``."""
-        return 0
-
     def steps(self, batches_per_epoch: int) -> int:
         """Steps of the whole schedule, given the batches of an epoch of the train split (0 without a stream)."""
         return self.epochs * batches_per_epoch
@@ -99,6 +97,10 @@ class Setup:
     seed: int
     flip: bool
     """whether mirrored images are still of the same class"""
+    ranks: Ranks = ALONE
+    """the processes that train together; batch sizes count all of them, noise is drawn for all and shared out"""
+    views: Views | None = None
+    """the augmented views whose logits the transfer set carries: then `taught` asks no teacher"""
 
     @property
     def the_teacher(self) -> Classifier:
@@ -107,13 +109,42 @@ class Setup:
             raise AssertionError("this method needs a teacher and was built without one")
         return self.teacher
 
+    def layer_seed(self, step: int) -> int:
+        """Seed of what layers themselves draw in a step, such as dropout; each rank has its own."""
+        own = [self.ranks.rank] if self.ranks.rank else []
+        return address(self.seed, "layers", step, *own) >> 1  # torch takes 63 bits
+
     def augmented(self, batch: RealBatch, *, pad: int = PAD) -> Tensor:
         """The batch's images, cropped and flipped as addressed by (seed, key, epoch); uint8."""
         return crop_and_flip(batch.images_BCHW, batch.keys, seed=self.seed, view=batch.epoch, flip=self.flip, pad=pad)
 
+    def taught(self, batch: RealBatch) -> tuple[Tensor, Tensor]:
+        """Augmented images of a batch, uint8, and the teacher's logits of them: those that came with it, or asked for.
+
+        The set's views are numbered as its epochs are, modulo their count.
+        """
+        if self.views is not None and batch.logits_BK is not None:
+            views = self.views
+            images_BCHW = crop_and_flip(
+                batch.images_BCHW,
+                batch.keys,
+                seed=views.seed,
+                view=batch.epoch % views.count,
+                flip=views.flip,
+                pad=views.pad,
+            )
+            return images_BCHW, batch.logits_BK.float()
+        images_BCHW = self.augmented(batch)
+        with torch.no_grad():
+            return images_BCHW, self.the_teacher(images_BCHW).logits_BK
+
     def draws(self, purpose: str, step: int) -> np.random.Generator:
-        """Numbers of any distribution, on the host, addressed by (seed, purpose, step); `send` takes them over."""
-        return np.random.Generator(np.random.Philox(address(self.seed, purpose, step)))
+        """Numbers of any distribution, on the host, addressed by (seed, purpose, step); `send` takes them over.
+
+        Each rank has its own.
+        """
+        own = [self.ranks.rank] if self.ranks.rank else []
+        return np.random.Generator(np.random.Philox(address(self.seed, purpose, step, *own)))
 
     def send(self, numbers: NDArray[Any]) -> Tensor:
         """To the device without waiting for it, as a copy from memory that is not pinned would."""
@@ -121,14 +152,14 @@ class Setup:
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def noise(self, purpose: str, step: int, shape: Sequence[int]) -> Tensor:
-        """Standard normal numbers on the device, addressed by (seed, purpose, step)."""
+        """Standard normal numbers on the device, addressed by (seed, purpose, step); this rank's share of them."""
         generator = torch.Generator(self.device).manual_seed(address(self.seed, purpose, step) >> 1)
-        return torch.randn(*shape, device=self.device, generator=generator)
+        return self.ranks.slice(torch.randn(*shape, device=self.device, generator=generator))
 
     def integers(self, purpose: str, step: int, count: int, *, below: int) -> Tensor:
         """``count`` evenly drawn int64 in [0, ``below``) on the device, addressed likewise: classes, or rows."""
         generator = torch.Generator(self.device).manual_seed(address(self.seed, purpose, step) >> 1)
-        return torch.randint(below, (count,), device=self.device, generator=generator)
+        return self.ranks.slice(torch.randint(below, (count,), device=self.device, generator=generator))
 
 
 Look = Callable[[], Iterator[RealBatch]]
@@ -175,14 +206,27 @@ class Method(ABC):
         """Which rows of the train split, in stored order, the stream of this epoch has; None: all.
 
         The loop asks at the start of each epoch and where it resumes within one; asked again for the epoch of its last
-        answer, a method gives the same without looking, from its `parts` (see `Choice`). `Config.queries_per_look` says
-        how many images that puts through the teacher.
+        answer, a method gives the same without looking, from its `parts` (see `Choice`). What it puts through the
+        teacher `queries` counts as well.
         """
         return None
 
     def deployed(self) -> Student:
         """What is judged, saved and exported: its network, and the architecture by which that loads again."""
         return self.setup.student
+
+    def queries(self, steps: int) -> int:
+        """Images that the first ``steps`` steps put through the teacher."""
+        return self.config.queries(steps)
+
+    @property
+    def has_generator(self) -> bool:
+        """Whether there are synthetic images to look at."""
+        return type(self).samples is not Method.samples
+
+    def watched(self) -> dict[str, Tensor]:
+        """What else tells of a generator's health when the student is judged, by name; see `distill/telemetry.py`."""
+        return {}
 
     def samples(self, count: int) -> Tensor | None:  # noqa: ARG002  # methods with a generator use it
         """Synthetic images in [0, 1] (count, C, H, W) for people to look at, or None without a generator."""
@@ -208,6 +252,7 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer, *, lr: float) -> Non
         group["lr"] = lr
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]  # torch ships it without annotations
+    average_gradients(optimizer)
     optimizer.step()
 
 

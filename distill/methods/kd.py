@@ -7,13 +7,13 @@ cosine per iteration. Class-balanced transfer sets (Nayak et al. 2021) are this 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from distill.errors import DistillError
 from distill.losses.kl import kl_divergence
-from distill.methods.base import Config, Method, RealBatch, Setup, Stateful, descend, sgd
+from distill.methods.base import Config, Method, Setup, Stateful, descend, sgd
 from distill.methods.schedules import cosine
+from shards.device import RealBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +43,11 @@ class KD(Method):
     def parts(self) -> dict[str, Stateful]:
         return {"student": self.setup.student.net, "optimizer": self.optimizer}
 
+    def queries(self, steps: int) -> int:
+        return 0 if self.setup.views else super().queries(steps)
+
     def step(self, real: Sequence[RealBatch], step: int) -> dict[str, Tensor]:
-        images_BCHW = self.setup.augmented(real[0])
-        with torch.no_grad():
-            teacher_BK = self.setup.the_teacher(images_BCHW).logits_BK
+        images_BCHW, teacher_BK = self.setup.taught(real[0])
         loss = kl_divergence(teacher_BK, self.setup.student(images_BCHW), temperature=self.config.temperature)
         descend(loss, self.optimizer, lr=self.config.lr * cosine(step, self.setup.steps))
         return {"kl": loss.detach()}

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distill.errors import DistillError
-from distill.methods.base import Config, Method, RealBatch, Setup, Stateful, descend, sgd
+from distill.methods.base import Config, Method, Setup, Stateful, descend, sgd
 from distill.methods.schedules import SCHEDULES, warmed
 from shards.augment import PAD
+from shards.device import RealBatch
 
 
 @dataclass(frozen=True, kw_only=True)

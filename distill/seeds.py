@@ -1,0 +1,72 @@
+"""The same run under several seeds: each in a folder of its own, and their mean and spread."""
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from distill.material import Material
+from distill.models.teachers import Classifier
+from distill.run import Place, RunConfig, distill
+from distill.train import Pace
+from manifests.commit import write_json
+
+SUMMARY = "seeds.json"
+
+
+def distill_seeds(
+    material: Material,
+    teacher: Classifier,
+    run: RunConfig,
+    *,
+    seeds: Sequence[int],
+    out: Path,
+    place: Place,
+    pace: Pace | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Train under each seed in ``out/seed-N`` and summarise; the time of ``pace.stop_after_s`` is for all of them."""
+    pace, started, runs = pace or Pace(), time.monotonic(), []
+    for seed in seeds:
+        left = None
+        if pace.stop_after_s is not None:
+            left = pace.stop_after_s - (time.monotonic() - started)
+            if left <= 0:
+                break
+        folder = out / f"seed-{seed}"
+        report = distill(
+            material,
+            teacher,
+            replace(run, seed=seed),
+            out=folder,
+            place=place,
+            pace=replace(pace, stop_after_s=left),
+            **options,
+        )
+        if place.ranks.first:
+            facts = {name: report[name] for name in ("finished", "student_updates", "teacher_queries", "seconds")}
+            runs.append({"seed": seed, "out": str(folder), **facts, **_agreement(report)})
+    summary = {
+        "runs": runs,
+        "unfinished": len(seeds) - sum(each["finished"] for each in runs),
+        **{name: spread([each[name] for each in runs if each["finished"]]) for name in ("last", "chosen")},
+    }
+    if place.ranks.first:
+        write_json(out / SUMMARY, summary)
+    return summary
+
+
+def _agreement(report: dict[str, Any]) -> dict[str, float | None]:
+    return {name: report["agreement"][name] for name in ("last", "chosen")}
+
+
+def spread(values: Sequence[float | None]) -> dict[str, float | int] | None:
+    """Mean, sample standard deviation (0 of one value) and number of what is there, or None."""
+    there = [value for value in values if value is not None and math.isfinite(value)]
+    if not there:
+        return None
+    sd = statistics.stdev(there) if len(there) > 1 else 0.0
+    return {"mean": statistics.fmean(there), "sd": sd, "n": len(there)}

@@ -1,0 +1,258 @@
+"""The command `distill train`: what to train on what, said by options, by a file, or both."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from distill.options import Device, Dtype, Json, Replace, Set, StopAfter, Threads, seconds, set_threads, typed
+from distill.options import whole_numbers as numbers
+from manifests.console import emit_json, note, print_table
+from manifests.progress import bar
+
+if TYPE_CHECKING:
+    import torch
+
+    from distill.material import Material
+    from distill.models.teachers import Classifier
+    from distill.models.view import Precision
+    from distill.run import Place, RunConfig
+
+DEFAULT_SET = "transfer-set"
+NAMES = {"set": "setting"}
+"""what a file calls an option whose parameter has another name"""
+
+
+def _read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Take a file's values as the defaults of the options; what is typed wins."""
+    from distill.errors import DistillError
+
+    if path is None:
+        return None
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DistillError(f"--config {path} does not exist") from None
+    except ValueError as error:
+        raise DistillError(f"--config {path} is not TOML: {error}") from None
+    known = {str(parameter.name) for parameter in context.command.params} - {"config", "help"}
+    values = {NAMES.get(name, name).replace("-", "_"): value for name, value in told.items()}
+    if unknown := sorted({*values} - known):
+        raise DistillError(f"--config {path} has {unknown[0]!r}, which is no option of this command")
+    if isinstance(settings := values.get("setting"), dict):
+        values["setting"] = [f"{name}={_word(value)}" for name, value in settings.items()]
+    if isinstance(seeds := values.get("seeds"), list):
+        values["seeds"] = ",".join(map(str, seeds))
+    context.default_map = {**(context.default_map or {}), **values}
+    return path
+
+
+def _word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def train(
+    shards: Annotated[
+        str | None,
+        typer.Option(help="Transfer set (folder or URL), or tars of single images: 'data-{0000..0099}.tar'."),
+    ] = None,
+    student: Annotated[str, typer.Option(help="Architecture of the student; `distill models` lists them.")] = "wrn16_1",
+    method: Annotated[str, typer.Option(help="How to distil; `distill methods` lists them.")] = "kd",
+    teacher: Annotated[
+        str | None, typer.Option(help="Teacher's architecture or stored name; default: the transfer set's own teacher.")
+    ] = None,
+    teacher_weights: Annotated[Path | None, typer.Option(help="The teacher's weights file.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="paper, starter or one of the method's own; default: by the transfer set.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the train split.")] = None,
+    updates: Annotated[int | None, typer.Option(help="Student updates, for epochs; rounded up to steps.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in a batch, of all ranks together.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of the student.")] = None,
+    setting: Set = None,
+    config: Annotated[  # noqa: ARG001  # its callback has taken it
+        Path | None,
+        typer.Option(
+            help="TOML file with any of these options and a table [set].", callback=_read_config, is_eager=True
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of initial weights, order, augmentation and noise.")] = 0,
+    seeds: Annotated[
+        str | None, typer.Option(help="Several runs, in folders below --out: 0,1,2 or 0-4; with mean and spread.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/METHOD-STUDENT-HASH.")] = None,
+    logits: Annotated[
+        str, typer.Option(help="auto: those that the set carries (--views), if it does; live: ask the teacher.")
+    ] = "auto",
+    resident: Annotated[str, typer.Option(help="Where pixels lie: auto, device, memory or window.")] = "auto",
+    on_damage: Annotated[
+        str, typer.Option(help="refuse, or skip: go on without damaged blocks, up to 1 %.")
+    ] = "refuse",
+    resize: Annotated[str, typer.Option(help="How images of tars come to size, as for `curate ingest`.")] = "antialias",
+    allow_pipe: Annotated[bool, typer.Option("--allow-pipe", help="Let --shards 'pipe:COMMAND' run a shell.")] = False,
+    stop_after: StopAfter = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Run student and teacher through torch.compile.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+    replace: Replace = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what it costs.")] = False,
+    json: Json = False,
+) -> None:
+    """Train a student on a transfer set; the same command again resumes, or shows a finished run."""
+    from distill import ranks
+    from distill.device import choose_device, choose_dtype
+    from distill.errors import DistillError
+    from distill.recipes import configure, default_recipe, find_method
+    from distill.run import Place, RunConfig
+    from distill.train import Pace
+
+    here = ranks.join(device)
+    where = choose_device(ranks.own_device(device))
+    pace = Pace(stop_after_s=seconds(stop_after))
+    if epochs is not None and updates is not None:
+        raise DistillError("--epochs and --updates both say how long to train; pass one of them")
+    set_threads(threads)
+    asked: dict[str, Any] = {"dtype": choose_dtype(dtype, where), "device": where}
+    address = shards or (DEFAULT_SET if find_method(method).needs_stream else None)
+    opening: dict[str, Any] = {"resize": resize, "allow_pipe": allow_pipe}
+    the_teacher, material = _load(address, teacher, teacher_weights, opening=opening, **asked)
+    recipe = recipe or default_recipe(material, tell=note if here.first else lambda line: None)
+    config_ = RunConfig(
+        method=method,
+        student=student,
+        config=configure(recipe, method, typed(setting, epochs=epochs, batch_size=batch_size, lr=lr)),
+        updates=updates,
+        seed=seed,
+        dtype=asked["dtype"],
+        compile=compile,
+        logits=logits,
+    )
+    place = Place(device=where, ranks=here, residence=resident, on_damage=on_damage)
+    work = _Work(material, the_teacher, config_, place, out, {"replace": replace, "pace": pace, "progress": bar})
+    try:
+        if dry_run:
+            _tell_forecast(work, json=json)
+        elif seeds is not None:
+            _train_seeds(work, numbers(seeds), json=json)
+        else:
+            _train_one(work, json=json)
+    finally:
+        ranks.leave()
+
+
+class _Work(NamedTuple):
+    material: "Material"
+    teacher: "Classifier"
+    run: "RunConfig"
+    place: "Place"
+    out: Path | None
+    options: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """Where the run goes."""
+        from distill.run import default_out
+
+        plan = self.run.plan(self.material, self.teacher, device=self.place.device)
+        return self.out or default_out(plan, self.run.method, self.run.student)
+
+
+def _load(
+    address: str | None,
+    name: str | None,
+    weights: Path | None,
+    *,
+    opening: dict[str, Any],
+    dtype: "Precision",
+    device: "torch.device",
+) -> "tuple[Classifier, Material]":
+    """The teacher and what it teaches on; a transfer set knows its teacher, tars take the size of theirs."""
+    from distill.errors import UnknownTeacher
+    from distill.material import Material, names_a_set, open_material
+    from distill.models.store import load_teacher, register
+
+    material = Material()
+    if address is not None and names_a_set(address):
+        material = open_material(address, size=None, **opening)
+    own = material.document["teacher"] if material.document else None
+    made_with = own["sha256"] if own else None
+    teacher = load_teacher(name, weights, made_with=made_with, dtype=dtype, device=device)
+    if teacher is None and own:
+        raise UnknownTeacher(f"the teacher of {address}, {own['name']}, is not stored; pass --teacher-weights FILE")
+    if teacher is None:
+        raise UnknownTeacher(
+            "which teacher? pass --teacher NAME or --teacher-weights FILE; only a transfer set knows its own"
+        )
+    if weights is not None:
+        register(weights, arch=teacher.arch)  # so that `distill eval` finds it from the run's plan
+    if address is not None and material.train is None:
+        material = open_material(address, size=teacher.input_size, **opening)
+    return teacher, material
+
+
+def _train_one(work: _Work, *, json: bool) -> None:
+    from distill.run import distill
+
+    report = distill(work.material, work.teacher, work.run, out=work.folder, place=work.place, **work.options)
+    if not work.place.ranks.first:
+        return
+    if json:
+        emit_json({"out": str(work.folder), **report})
+    else:
+        _tell(work.folder, report)
+
+
+def _tell(out: Path, report: Mapping[str, Any]) -> None:
+    """What came of a run, for a person."""
+    state = "finished" if report["finished"] else f"stopped at step {report['steps']:,} of {report['steps_planned']:,}"
+    print(f"{out}: {state}; {report['student_updates']:,} student updates in {report['seconds']:,.0f} s")
+    if found := report["damage"]:
+        note(
+            f"{found['images']:,} of {found['of']:,} images lie in damaged blocks and were replaced by others: "
+            f"see report.json, and `shards verify`"
+        )
+    found = report["agreement"]
+    if found["images"]:
+        chosen = f", chosen {found['chosen']:.4f} (step {found['chosen_step']:,})" if found["chosen_step"] else ""
+        print(
+            f"agreement with the teacher on {found['images']:,} held-out images: last {found['last']:.4f}{chosen}; "
+            f"always naming its commonest class: {found['majority']:.4f}"
+        )
+    print(f"report: {out / 'report.html'}")
+
+
+def _train_seeds(work: _Work, seeds: list[int], *, json: bool) -> None:
+    """One run a seed, below one folder; then what they have in common."""
+    from distill.seeds import distill_seeds
+
+    summary = distill_seeds(
+        work.material, work.teacher, work.run, seeds=seeds, out=work.folder, place=work.place, **work.options
+    )
+    if not work.place.ranks.first:
+        return
+    if json:
+        emit_json({"out": str(work.folder), **summary})
+        return
+    rows = [[r["seed"], r["student_updates"], r["last"], r["chosen"], r["out"]] for r in summary["runs"]]
+    print_table(["seed", "updates", "last", "chosen", "run"], rows)
+    for name in ("last", "chosen"):
+        if (found := summary[name]) is not None:
+            print(f"agreement, {name}: {found['mean']:.4f} (standard deviation {found['sd']:.4f}, n = {found['n']})")
+    if summary["unfinished"]:
+        note(f"{summary['unfinished']} of {len(seeds)} runs are not finished; run the same command again to go on")
+
+
+def _tell_forecast(work: _Work, *, json: bool) -> None:
+    from distill.forecast import forecast
+
+    found = forecast(work.material, work.teacher, work.run, place=work.place, out=work.folder)
+    if json:
+        emit_json(found)
+        return
+    print_table(["setting", "value"], [[name, str(value)] for name, value in found["settings"].items()])
+    print()
+    print_table(["what it takes", "number"], [[name, value] for name, value in found["cost"].items()])
+    print(f"{work.folder}: {found['state']}")
