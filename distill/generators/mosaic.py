@@ -1,4 +1,4 @@
-"""MosaicKD's generator and patch discriminator, in both published forms.
+"""MosaicKD's generator and discriminators, in both published forms.
 
 `paper`: Tables 2 and 3 of the supplement (Fang et al. 2021, Mosaicking to Distill). `code`: the authors' released code,
 which the published numbers come from. Both start from a map of a quarter of the side and upsample twice, and both judge
@@ -94,6 +94,30 @@ class Discriminator(nn.Module):
         """The patch map of logits, map_B1hw; positive means real."""
         map_B1hw: Tensor = self.layers(images_BCHW)
         return map_B1hw
+
+
+class ImageDiscriminator(nn.Module):
+    """One logit for a whole image of `size`: (B, channels, size, size) in [0, 1] -> (B, 1, 1, 1).
+
+    For the comparison in the supplement's Figure 1 (b). Its layers are ours, for no source gives them: those of
+    `Discriminator` but the last, then halving convolutions of twice the width each until the side is at most 4 (as in
+    DCGAN), and one as large as what is left.
+    """
+
+    def __init__(self, *, size: int, channels: int = 3, variant: Variant = "code") -> None:
+        super().__init__()
+        kernel, width = {"paper": (3, 128), "code": (4, 256)}[variant]
+        layers = list(Discriminator(channels=channels, variant=variant).layers[:-1])
+        side = size // _UPSAMPLED
+        while side > 4:
+            layers += _conv(width, 2 * width, kernel=kernel, stride=2)
+            width, side = 2 * width, (side + 2 - kernel) // 2 + 1
+        self.layers = nn.Sequential(*layers, nn.Conv2d(width, 1, side))
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """A map of one position, map_B111; positive means real."""
+        map_B111: Tensor = self.layers(images_BCHW)
+        return map_B111
 
 
 def _conv(channels_in: int, channels_out: int, *, kernel: int, stride: int) -> list[nn.Module]:

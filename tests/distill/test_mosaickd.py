@@ -12,14 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distill import checkpoint
-from distill.errors import UnsupportedSize
-from distill.generators.mosaic import Generator
-from distill.methods.base import RealBatch, Setup
+from distill.errors import DistillError, UnsupportedSize
+from distill.generators.mosaic import Generator, ImageDiscriminator
+from distill.material import Views
+from distill.methods.base import Setup
 from distill.methods.mosaickd import MosaicKD, MosaicKDConfig
 from distill.models.student import fresh_student
 from distill.models.teachers import load_classifier
+from distill.recipes import configure
 from manifests.keys import content_key
 from shards.augment import crop_and_flip
+from shards.device import RealBatch
 from shards.layout import KEY_DTYPE
 from tests.distill import toys
 
@@ -38,6 +41,12 @@ def make(weights: Path, *, size: int = toys.SIZE, **settings: Any) -> MosaicKD:
     return MosaicKD(setup, MosaicKDConfig(**chosen))
 
 
+def critic(method: MosaicKD) -> nn.Module:
+    """The discriminator of a method that has one."""
+    assert method.discriminator is not None
+    return method.discriminator
+
+
 def real(number: int, *, size: int = toys.SIZE) -> RealBatch:
     pixels = np.random.default_rng(number).integers(0, 256, (BATCH, 3, size, size), dtype=np.uint8)
     keys = np.array([content_key(image) for image in pixels], KEY_DTYPE)
@@ -52,7 +61,7 @@ class Reference:
 
     def __init__(self, ours: MosaicKD, step: int) -> None:
         self.setup, self.step = ours.setup, step
-        networks = (ours.generator, ours.discriminator, ours.setup.student.net, ours.setup.the_teacher.net)
+        networks = (ours.generator, critic(ours), ours.setup.student.net, ours.setup.the_teacher.net)
         self.generator, self.discriminator, self.student, self.teacher = map(copy.deepcopy, networks)
         self.optimizers = [
             torch.optim.Adam(self.generator.parameters(), 1e-3, betas=(0.5, 0.999)),
@@ -141,7 +150,7 @@ def test_an_outer_iteration_equals_the_reference(weights: Path, networks: str) -
     )
     pairs: list[tuple[nn.Module, nn.Module]] = [
         (ours.generator, reference.generator),
-        (ours.discriminator, reference.discriminator),
+        (critic(ours), reference.discriminator),
         (ours.setup.student.net, reference.student),
     ]
     for net, other in pairs:
@@ -196,7 +205,7 @@ def test_synthetic_images_are_not_augmented_and_real_ones_are(weights: Path) -> 
 
 def test_discriminator_and_generator_see_the_same_z_and_each_student_step_a_fresh_one(weights: Path) -> None:
     method = make(weights)
-    z, judged = Seen(method.generator), Seen(method.discriminator)
+    z, judged = Seen(method.generator), Seen(critic(method))
     for step in range(2):
         method.step([real(i) for i in range(1 + STUDENT_STEPS)], step)
     assert len(z.inputs) == 2 * (1 + STUDENT_STEPS)
@@ -239,7 +248,7 @@ def test_the_discriminators_optimiser_is_restored(weights: Path, tmp_path: Path)
 def test_the_stride_option_works(tmp_path: Path, stride: int, side: int) -> None:
     method = make(toys.write_teacher(tmp_path / "t.safetensors", size=16), stride=stride)
     maps: list[Tensor] = []
-    method.discriminator.register_forward_hook(lambda _, arguments, output: maps.append(output))
+    critic(method).register_forward_hook(lambda _, arguments, output: maps.append(output))
     method.step([real(i, size=16) for i in range(1 + STUDENT_STEPS)], 0)
     assert {tuple(one.shape) for one in maps} == {(BATCH, 1, side, side)}
 
@@ -259,7 +268,7 @@ def test_the_generators_gradients_stop_at_the_other_networks(weights: Path) -> N
     method.step([real(i) for i in range(2)], 0)
     assert len(states) == 1
     assert all(torch.equal(tensor, states[0][name]) for name, tensor in before.items())
-    assert all(parameter.requires_grad for parameter in [*net.parameters(), *method.discriminator.parameters()])
+    assert all(parameter.requires_grad for parameter in [*net.parameters(), *critic(method).parameters()])
     assert net.training
 
 
@@ -270,6 +279,92 @@ def test_counts_of_the_published_setting() -> None:
     assert (config.updates_per_step, config.batches_per_step, config.queries_per_step) == (5, 6, 11 * 256)
     assert (config.adv, config.align, config.local, config.balance) == (1, 1, 1, 10)
     assert (config.lr, config.momentum, config.weight_decay, config.gan_lr, config.z_dim) == (0.1, 0.9, 1e-4, 1e-3, 100)
+
+
+# options
+
+
+@pytest.mark.parametrize(
+    ("settings", "batches", "queries", "phases"),
+    [
+        ({}, 3, 5 * BATCH, {"discriminator": 1, "generator": 1, "student": 2}),
+        ({"discriminator": "image"}, 3, 5 * BATCH, {"discriminator": 1, "generator": 1, "student": 2}),
+        ({"discriminator": "none"}, 2, 5 * BATCH, {"generator": 1, "student": 2}),
+        ({"student_images": "synthetic"}, 1, 3 * BATCH, {"discriminator": 1, "generator": 1, "student": 2}),
+        ({"student_images": "synthetic", "local": 0.0}, 0, 3 * BATCH, {"generator": 1, "student": 2}),
+        ({"align": 0.0, "local": 0.0, "balance": 0.0}, 2, 5 * BATCH, {"generator": 1, "student": 2}),
+        ({"adv": 0.0, "align": 0.0, "balance": 0.0}, 3, 4 * BATCH, {"discriminator": 1, "generator": 1, "student": 2}),
+        ({"adv": 0.0, "align": 0.0, "balance": 0.0, "local": 0.0}, 2, 4 * BATCH, {"student": 2}),
+    ],
+)
+def test_what_has_no_weight_costs_nothing(
+    weights: Path, settings: dict[str, Any], batches: int, queries: int, phases: dict[str, int]
+) -> None:
+    method = make(weights, **settings)
+    config, asked = method.config, Seen(method.setup.the_teacher)
+    assert (config.batches_per_step, config.queries_per_step, config.phases) == (batches, queries, phases)
+    assert (method.discriminator is None) == ("discriminator" not in phases)
+    updates: list[str] = []
+    for part, opt in method.parts().items():
+        if isinstance(opt, torch.optim.Optimizer):
+            opt.register_step_post_hook(lambda *_, part=part: updates.append(part.removesuffix("_optimizer")))
+    terms = method.step([real(i) for i in range(batches)], 0)
+    assert sum(map(len, asked.inputs)) == method.queries(1) == queries
+    assert updates == [name for name, count in phases.items() for _ in range(count)]
+    weighed = [name for name in WEIGHTS if config.generator_weights.get(name)]
+    assert list(terms) == ["discriminator"] * ("discriminator" in phases) + weighed + ["kl"]
+
+
+def test_options_leave_what_they_do_not_concern(weights: Path) -> None:
+    """With a generator that does not move, the student sees the same whether there is a discriminator or not."""
+    mixed, alone = make(weights, student_steps=1, gan_lr=0.0), make(weights, student_steps=1, gan_lr=0.0, local=0.0)
+    kl = mixed.step([real(0), real(1)], 0)["kl"]
+    assert alone.step([real(1)], 0)["kl"] == kl
+
+
+def test_a_synthetic_student_batch_is_synthetic(weights: Path) -> None:
+    method = make(weights, student_images="synthetic")
+    images = Seen(method.setup.student)
+    method.step([real(0)], 0)
+    assert [len(one) for one in images.inputs] == [BATCH] * (1 + STUDENT_STEPS)
+
+
+@pytest.mark.parametrize("networks", ["code", "paper"])
+@pytest.mark.parametrize("size", [8, 32, 64, 100])
+def test_the_image_discriminator_says_one_thing_of_a_whole_image(networks: Any, size: int) -> None:
+    torch.manual_seed(0)
+    net = ImageDiscriminator(size=size, variant=networks).eval()
+    images_BCHW = torch.rand(2, 3, size, size, requires_grad=True)
+    map_B111 = net(images_BCHW)
+    assert map_B111.shape == (2, 1, 1, 1)
+    (gradient_BCHW,) = torch.autograd.grad(map_B111.sum(), images_BCHW)
+    assert (gradient_BCHW[0].abs().sum(0) > 0).float().mean() > 0.9  # the corners of some sides fall off a convolution
+
+
+def test_logits_that_came_with_real_images_are_not_asked_for(weights: Path) -> None:
+    method, asking = make(weights), make(weights)
+    views = Views(count=1, seed=3, flip=True, pad=4)
+    method.setup = replace(method.setup, views=views)
+    asked = Seen(method.setup.the_teacher)
+    batches = [replace(real(i), epoch=0) for i in range(1 + STUDENT_STEPS)]
+    teacher = asking.setup.the_teacher
+    carried = [
+        replace(b, logits_BK=teacher(crop_and_flip(b.images_BCHW, b.keys, seed=3, view=0)).logits_BK) for b in batches
+    ]
+    terms = method.step(carried, 0)
+    assert sum(map(len, asked.inputs)) == method.queries(1) == (1 + STUDENT_STEPS) * BATCH
+    assert terms["kl"].item() == pytest.approx(asking.step(batches, 0)["kl"].item(), rel=1e-4)
+
+
+def test_published_ablations_are_recipes() -> None:
+    assert configure("stride-3", "mosaickd", {"epochs": 2}) == MosaicKDConfig(stride=3, epochs=2)
+    assert configure("image", "mosaickd", {}) == MosaicKDConfig(discriminator="image")
+    assert configure("unregularised", "mosaickd", {}) == MosaicKDConfig(align=0, local=0, balance=0)
+
+
+def test_a_stride_of_no_patches_is_refused() -> None:
+    with pytest.raises(DistillError, match="stride is 2; expected 1 where discriminator is image, which has no patc"):
+        MosaicKDConfig(stride=2, discriminator="image")
 
 
 def test_samples_are_always_of_the_same_z_and_change_nothing(weights: Path) -> None:
