@@ -2,4 +2,5 @@
 
 from shards.cli import main
 
-main()
+if __name__ == "__main__":  # not in the processes that `shards bench` starts
+    main()
