@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from shards.errors import ShardError as ShardError
     from shards.index import ShardFolder as ShardFolder
     from shards.index import open_folder as open_folder
+    from shards.sources.open import open_source as open_source
     from shards.stream import Batch as Batch
     from shards.stream import Stream as Stream
 else:
@@ -19,6 +20,7 @@ else:
             "dataset": ("IterableShards", "MapShards"),
             "errors": ("ShardError",),
             "index": ("ShardFolder", "open_folder"),
+            "sources.open": ("open_source",),
             "stream": ("Batch", "Stream"),
         },
     )

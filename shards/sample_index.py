@@ -129,6 +129,8 @@ def find_tars(tars: Tars) -> list[Path]:
                 found |= expand(str(each))
             except (ValueError, FileNotFoundError) as error:
                 raise ShardError(str(error)) from None
+    if not found:
+        raise ShardError("no tar is given; expected at least one")
     whole = {Path(normpath(path.absolute())) for path in found}
     return sorted(whole, key=lambda path: f"{path}/")  # the order that `curate ingest` reads them in
 
@@ -140,7 +142,7 @@ def told(tars: Tars) -> str:
 
 def _names(paths: Sequence[Path]) -> list[str]:
     """Names below the innermost folder that all share: where that lies is no part of a set."""
-    root = commonpath([path.parent for path in paths]) if paths else ""
+    root = commonpath([path.parent for path in paths])
     return [printable(path.relative_to(root).as_posix()) for path in paths]
 
 

@@ -81,7 +81,7 @@ def _elsewhere(url: str, split: str | None) -> Source:
     if url.endswith(".tar"):
         raise ShardError(
             f"{url}: tars of samples are streamed from this machine; fetch them, `curate ingest` them, "
-            f"or allow pipes and give pipe:curl -sSf {url}"
+            f"or allow pipes and give pipe:COMMAND, such as 'pipe:curl -sSf URL'"
         )
     from shards.sources.remote import RemoteBlocks
 
