@@ -17,6 +17,7 @@ from distill.models.view import Precision
 from distill.pretrain import TEACHER
 from distill.report import read_report, write_report
 from distill.run import load_run
+from distill.run_manifest import write_run_manifest
 from manifests.commit import PLAN, write_json
 from manifests.errors import TransfersetError
 from shards.index import ShardFolder, open_folder
@@ -103,11 +104,14 @@ def save_evaluation(target: Path, result: Mapping[str, Any]) -> None:
     write_json(target / f"eval-{result['corpus']}.json", result)
     report = read_report(target)
     if report is not None and "transfer_set" in report:  # else a pretrained teacher's, whose page is about its training
+        write_run_manifest(target, report)
         write_report(target, report, _transfer_set(report))
 
 
 def _transfer_set(report: Mapping[str, Any]) -> ShardFolder | None:
     """The transfer set of a run, if it is still where it was."""
+    if report["transfer_set"] is None:
+        return None
     with suppress(TransfersetError):
         folder = open_folder(report["transfer_set"])
         if folder.id == report["run"]["transfer_set"]:

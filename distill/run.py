@@ -22,6 +22,7 @@ from distill.models.view import Precision
 from distill.ranks import ALONE, Ranks
 from distill.recipes import find_method
 from distill.report import REPORT, SYNTHETIC_MOSAIC, read_report, write_report
+from distill.run_manifest import write_run_manifest
 from distill.train import Pace, Progressed, train
 from manifests.commit import claimed, write_bytes, write_json
 from manifests.keys import address
@@ -201,6 +202,7 @@ def _write(out: Path, run: RunConfig, material: Material, method: Method, report
     if (synthetic := method.samples(SHOWN)) is not None:
         images_NCHW = (synthetic * 255).round().to(torch.uint8).cpu().numpy()
         write_bytes(out / SYNTHETIC_MOSAIC, mosaic(images_NCHW))
+    write_run_manifest(out, report)
     write_report(out, report, material.folder)
     write_json(out / REPORT, report)
 

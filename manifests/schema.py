@@ -291,4 +291,86 @@ SHARDS = Table(
     ),
 )
 
-TABLES: dict[str, Table] = {t.name: t for t in (SAMPLES, SCORES, FEATURES, LOGITS, SELECTION, SHARDS)}
+RUNS = Table(
+    name="runs",
+    meaning="one row a run: what was trained on what, what it cost, and what came out",
+    columns=(
+        Column(name="run", type=pa.string(), meaning="name of its folder", written_by="train"),
+        Column(name="method", type=_WORD, meaning="as `distill methods` lists it", written_by="train"),
+        Column(name="student", type=_WORD, meaning="architecture", written_by="train"),
+        Column(name="teacher", type=pa.string(), meaning="name of the teacher", written_by="train"),
+        Column(name="teacher_sha256", type=pa.string(), meaning="of its tensors", written_by="train"),
+        Column(
+            name="transfer_set",
+            type=pa.string(),
+            nullable=True,
+            meaning="id of what it learned from; null where a generator made it all",
+            written_by="train",
+        ),
+        Column(name="images", type=pa.int64(), meaning="in an epoch of that", written_by="train"),
+        Column(name="seed", type=pa.int64(), meaning="of weights, order, augmentation and noise", written_by="train"),
+        Column(name="config", type=pa.string(), meaning="every setting of the method, as JSON", written_by="train"),
+        Column(name="finished", type=pa.bool_(), meaning="whether its schedule is over", written_by="train"),
+        Column(name="steps", type=pa.int64(), meaning="of the loop", written_by="train"),
+        Column(name="student_updates", type=pa.int64(), meaning="optimiser updates of the student", written_by="train"),
+        Column(name="teacher_queries", type=pa.int64(), meaning="images put through the teacher", written_by="train"),
+        Column(name="seconds", type=pa.float64(), unit="s", meaning="of training, over all slices", written_by="train"),
+        Column(
+            name="agreement_last",
+            type=pa.float64(),
+            nullable=True,
+            meaning="fraction of the held-out images on which the last student and the teacher name the same class",
+            written_by="train",
+        ),
+        Column(
+            name="agreement_chosen",
+            type=pa.float64(),
+            nullable=True,
+            meaning="the same for the student that was chosen by it",
+            written_by="train",
+        ),
+        Column(
+            name="accuracy_last",
+            type=pa.float64(),
+            nullable=True,
+            meaning="on the labelled images of the latest `distill eval`; null before one",
+            written_by="eval",
+        ),
+        Column(
+            name="accuracy_chosen",
+            type=pa.float64(),
+            nullable=True,
+            meaning="the same for the chosen student",
+            written_by="eval",
+        ),
+        Column(
+            name="evaluated_on",
+            type=pa.string(),
+            nullable=True,
+            meaning="name of that corpus",
+            written_by="eval",
+        ),
+        Column(name="device", type=pa.string(), meaning="what it was computed on", written_by="train"),
+    ),
+)
+
+METRICS = Table(
+    name="metrics",
+    meaning="what was measured along a run: one row a step and name",
+    columns=(
+        Column(name="run", type=pa.string(), meaning="name of its folder", written_by="train"),
+        Column(name="step", type=pa.int64(), meaning="of the loop, from 1", written_by="train"),
+        Column(
+            name="name",
+            type=_WORD,
+            meaning="a loss term (its mean since the last row), agreement, updates, seconds, or synthetic.* "
+            "of a generator",
+            written_by="train",
+        ),
+        Column(
+            name="value", type=pa.float64(), nullable=True, meaning="null where it is not finite", written_by="train"
+        ),
+    ),
+)
+
+TABLES: dict[str, Table] = {t.name: t for t in (SAMPLES, SCORES, FEATURES, LOGITS, SELECTION, SHARDS, RUNS, METRICS)}

@@ -58,6 +58,7 @@ def test_what_a_run_leaves(
 ) -> None:
     report = run(tmp_path / "run", method)
     expected = {"plan.json", "report.json", "report.html", "student.safetensors", "chosen.safetensors", METRICS, LAST}
+    expected |= {"runs.parquet", "metrics.parquet"}
     files = {p.relative_to(tmp_path / "run").as_posix() for p in (tmp_path / "run").rglob("*") if p.is_file()}
     assert files - {".lock"} == expected | ({"mosaics/synthetic.png"} if method == "mosaickd" else set())
     assert report == json.loads((tmp_path / "run" / "report.json").read_bytes())
