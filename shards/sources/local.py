@@ -28,7 +28,8 @@ class LocalBlocks:
     def __init__(self, folder: ShardFolder, split: str | None = None) -> None:
         self.folder, self._split = folder, split
         self.name = f"split {split!r} of {folder.path}" if split else str(folder.path)
-        self._blocks = [(folder.path / s.name, b) for s in folder.of_split(split) for b in s.blocks]
+        paths = [(folder.path / shard.name, shard.blocks) for shard in folder.of_split(split)]
+        self._blocks = [(path, facts) for path, blocks in paths for facts in blocks]
         self.counts = np.array([facts.rows for _, facts in self._blocks], np.int64)
         self.identity = {"id": folder.id, "split": split}
         self.size = folder.size
