@@ -1,1 +1,1 @@
-"""Losses as pure functions, one idea a file: `kl`, `entropy`, `patch_gan`."""
+"""Losses as pure functions, one idea a file."""

@@ -1,6 +1,7 @@
 """Losses on maps, embeddings and noisy labels, and the restyling of images, against numbers worked by hand."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,10 +9,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distill.losses.alignment import weighted_alignment
+from distill.losses.attention import attention_distance
 from distill.losses.hint import hint_distance, pooled_to_match
 from distill.losses.mix_style import mix_style
 from distill.losses.noisy_nll import noise_adapted_nll, noise_matrix
 from distill.losses.nt_xent import nt_xent
+from distill.losses.probabilistic import neighbour_divergence
+from distill.losses.relations import angle_relation, distance_relation
+from distill.losses.similarity import similarity_distance
 
 # hints
 
@@ -198,3 +203,67 @@ def test_losses_are_float32_whatever_comes() -> None:
         mix_style(maps, torch.tensor([1, 0]), mixing_B=torch.ones(2)),
     ]
     assert {value.dtype for value in found} == {torch.float32}
+
+
+# relations within a batch
+
+
+def test_attention_by_hand() -> None:
+    """Energies (1 + 9) / 2 and (4 + 0) / 2 over their norm, against 4 and 3 over 5."""
+    student_BCHW = torch.tensor([[[[1.0, 2.0]], [[3.0, 0.0]]]])
+    teacher_BCHW = torch.tensor([[[[2.0, 3.0**0.5]]]])
+    norm = math.sqrt(5**2 + 2**2)
+    expected = ((5 / norm - 0.8) ** 2 + (2 / norm - 0.6) ** 2) / 2
+    assert attention_distance(student_BCHW, teacher_BCHW).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_similarity_by_hand() -> None:
+    """Rows of A A^T: (1, 1), (1, 2) over their norms; against (1, 0), (0, 1). Sum of squares over 4."""
+    a, b = 1 / math.sqrt(2), 1 / math.sqrt(5)
+    expected = ((a - 1) ** 2 + a**2 + b**2 + (2 * b - 1) ** 2) / 4
+    found = similarity_distance(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), 3 * torch.eye(2))
+    assert found.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_similarity_takes_maps_of_other_shapes() -> None:
+    torch.manual_seed(0)
+    maps = torch.randn(4, 3, 5, 5)
+    assert similarity_distance(maps, maps.flatten(1)).item() == 0
+    assert similarity_distance(maps, torch.randn(4, 7, 2, 2)).item() > 0
+
+
+def test_neighbours_by_hand() -> None:
+    """Teacher: k = 1 and (0.6 + 1) / 2 = 0.8, so p = 5/9 and 4/9. Student: k = 1 and 1/2, so 2/3 and 1/3."""
+    teacher_BD = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    row = 5 / 9 * math.log(5 / 6) + 4 / 9 * math.log(4 / 3)
+    assert neighbour_divergence(torch.eye(2), teacher_BD).item() == pytest.approx(2 * row / 4, rel=1e-4)
+
+
+def test_distances_by_hand() -> None:
+    """Over the means 4 and 1: distances 3, 4, 5 become 3/4, 1, 5/4, and 1, 1, 1 stay; twice (1/16 + 1/16) / 2 of 9."""
+    student_BD = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
+    teacher_BD = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])
+    assert distance_relation(student_BD, teacher_BD).item() == pytest.approx(1 / 72, rel=1e-5)
+    assert distance_relation(7 * student_BD, student_BD).item() == pytest.approx(0, abs=1e-10)
+
+
+def test_angles_by_hand() -> None:
+    """Cosines 0, 3/5, 4/5 of the corners of a 3-4-5 triangle against 1/2 each: squares 1/4, 1/100, 9/100; 2 of 27."""
+    student_BD = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]])
+    teacher_BD = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])
+    assert angle_relation(student_BD, teacher_BD).item() == pytest.approx(2 * 0.35 / 2 / 27, rel=1e-5)
+    assert angle_relation(7 * student_BD, student_BD).item() == pytest.approx(0, abs=1e-10)
+
+
+@pytest.mark.parametrize(
+    "loss", [attention_distance, similarity_distance, neighbour_divergence, distance_relation, angle_relation]
+)
+def test_gradients_are_finite_where_images_coincide(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    shape = (3, 2, 2, 2) if loss is attention_distance else (3, 4)
+    student = torch.ones(shape, requires_grad=True)
+    value = loss(student, torch.zeros(shape))
+    (gradient,) = torch.autograd.grad(value, student)
+    assert value.isfinite()
+    assert gradient.isfinite().all()
+    assert loss(student.detach()[:1], student.detach()[:1]).item() == 0
+    assert loss(student.bfloat16(), student.bfloat16()).dtype == torch.float32
