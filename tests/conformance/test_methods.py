@@ -35,7 +35,6 @@ pytestmark = pytest.mark.parametrize("name", METHODS)
 BATCH, STEPS = 8, 6
 CLASSES = len(toys.CLASSES)
 CALM = {"batch_size": BATCH, "lr": 0.02}
-SHORT = {"generator_steps": 1, "student_steps": 3, "fill": 2, "z_dim": 16}  # stages of data-free methods
 GENTLE: dict[str, dict[str, Any]] = {
     "fitnet": {"hint": 0.1},  # the maps of a teacher that was never trained are large
     "kd3": {"threshold": 0.3},  # and it is not sure of much: of 40 images a batch or two are to be left
@@ -87,7 +86,7 @@ def build(name: str, weights: Path) -> Callable[..., Method]:
         teacher = None if kind.needs_labels else load_classifier(weights, dtype=dtype, device=device)
         setup = Setup(teacher=teacher, student=student, device=device, steps=steps, seed=seed, flip=True)
         torch.manual_seed(seed if init is None else init)
-        given: dict[str, Any] = CALM | ({} if kind.needs_stream else SHORT) | GENTLE.get(name, {})
+        given: dict[str, Any] = CALM | ({} if kind.needs_stream else toys.SHORT) | GENTLE.get(name, {})
         return kind(setup, replace(kind.config_class(), **(given | settings)))
 
     return make

@@ -17,7 +17,7 @@ from shards.index import ShardFolder
 from tests.distill import toys
 
 KILLS = 4
-UPDATES = {"kd": 24, "mosaickd": 80}
+UPDATES = {"kd": 24, "mosaickd": 80, "dfkd-mem": 60, "mad": 60}
 PATIENCE = 60.0  # seconds for what takes one, on a machine that is busy with something else
 
 SERVER = multiprocessing.get_context("forkserver")
