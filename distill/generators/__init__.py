@@ -1,1 +1,1 @@
-"""Generators and discriminators, one paper a file: `mosaic` (MosaicKD)."""
+"""Generators and discriminators, one paper a file (`mosaic`, `mad`), and how a class enters one (`conditioning`)."""
