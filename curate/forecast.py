@@ -82,7 +82,7 @@ def forecast(
     packing["writes_MB"] = 0.0 if packing["state"] == REUSE else round(chosen / MEGA, 1)
     asking = []
     if views:
-        step = _step("views", f"{views} of each image", packing["state"], views * packing["images"])
+        step = _step("views", f"teacher forwards, {views} of each image", packing["state"], views * packing["images"])
         asking = [step | _written(step, HALF * teacher.num_classes)]
     return [*ingests, *scores, selecting, *asking, packing]
 

@@ -108,6 +108,22 @@ def test_one_go_and_again(curate: Terminal, teacher: tuple[str, ...], weights: P
     assert contents(Path("elsewhere")) == before
 
 
+def test_views_and_a_licence(curate: Terminal, teacher: tuple[str, ...]) -> None:
+    ask = ("select", *teacher, *CORPORA, "--budget", 12, "--max-bad", 0.1)
+    plain = curate.json(*ask, "--out", "plain")
+    assert plain["views"] is None
+    found = curate.json(*ask, "--views", 2, "--licence", "cc-by-4.0", "--out", "ts")
+    assert found["views"] == {"count": 2, "seed": 0, "flip": True, "pad": 4}
+    assert (found["decoded"], found["teacher_forwards"]) == (0, 24)
+    assert 'license: "cc-by-4.0"' in (Path("ts") / "README.md").read_text()
+    assert 'license: "unknown"' in (Path("plain") / "README.md").read_text()
+    unstated = curate.json(*ask, "--views", 2, "--out", "ts")
+    assert (unstated["id"], unstated["teacher_forwards"]) == (found["id"], 0)
+    code, out, _ = curate(*ask, "--views", 5, "--out", "other", "--dry-run")
+    (line,) = [line for line in out.splitlines() if line.startswith("views")]
+    assert (code, " ".join(line.split()[:-1])) == (0, "views teacher forwards, 5 of each image to be made 60")
+
+
 def test_what_a_person_reads(curate: Terminal, teacher: tuple[str, ...]) -> None:
     code, out, err = curate("select", *teacher, *CORPORA, "--max-bad", 0.1)
     assert code == 0

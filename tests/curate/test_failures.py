@@ -143,7 +143,7 @@ class Bench:
             "ingest": ["curate", "ingest", *corpus, "--size", str(SIDE), "--max-bad", "0.9"],
             "score": ["curate", "score", *judged],
             "select": ["curate", "select", *judged, *budget, "--out", "elsewhere"],
-            "pack": ["curate", "select", *judged, *budget, "--out", "disk/out"],
+            "pack": ["curate", "select", *judged, *budget, "--views", "2", "--out", "disk/out"],
         }[name]
         return self.run(command, self.root, **options)
 

@@ -36,7 +36,7 @@ def curate_once(root: Path) -> None:
     base.PART_SIZE = 4
     sources = Sources(corpora=[open_corpus(f"{name}={root.parent / name}") for name in ("one", "two")])
     choice = Choice(budget=8, holdout=0.25)
-    curate(sources, Toy(), choice, work=root / "work", out=root / "work" / "out", threads=2)
+    curate(sources, Toy(), choice, work=root / "work", out=root / "work" / "out", views=2, threads=2)
 
 
 def forked(action: Callable[[], None], *, after_s: float | None = None, since: Path | None = None) -> int:

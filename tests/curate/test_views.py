@@ -195,7 +195,7 @@ def test_a_forecast_says_what_views_cost(sources: Sources, tmp_path: Path) -> No
 
     assert views_step(views=1000) | {"writes_MB": 0.1} == {
         "step": "views",
-        "what": "1000 of each image",
+        "what": "teacher forwards, 1000 of each image",
         "state": MAKE,
         "images": 12_000,
         "reads_MB": None,
