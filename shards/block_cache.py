@@ -58,7 +58,7 @@ class BlockCache:
             total = self._total() - self._remove(self._path(block))
             if total + len(data) > self._limit:
                 total = self._shrink(self._limit - max(len(data), self._limit // 16))
-            (self._home / TOTAL).write_text(str(total + len(data)))  # first: a kill may leave it too large
+            self._note(total + len(data))  # first: a kill may leave it too large, never too small
             write_bytes(self._path(block), data.data, durable=False)
 
     @contextlib.contextmanager
@@ -82,6 +82,12 @@ class BlockCache:
             return int((self._home / TOTAL).read_text())
         except (OSError, ValueError):  # none yet, or killed while it was written
             return sum(size for _, size, _ in self._kept())
+
+    def _note(self, total: int) -> None:
+        path = self._home / TOTAL
+        path.touch()
+        with path.open("r+b") as file:  # in place: to cut a file to nothing first makes ext4 wait for the disk
+            file.write(b"%020d" % total)
 
     def _shrink(self, limit: int) -> int:
         """Remove what was used longest ago; returns how many bytes are left."""

@@ -118,12 +118,14 @@ class RemoteFolder:
     """The files below a URL; several threads and forked processes read at once."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self._address = url
+        self.url = url.partition("?")[0].rstrip("/")
+        """for messages and reports: without a query, which may be an access token"""
         self._opened: tuple[int, Any, str] = (0, None, "")
         self._system()
 
     def url_of(self, name: str) -> str:
-        """The URL of a file."""
+        """The URL of a file, for messages."""
         return _below(self.url, name)
 
     def size(self, name: str) -> int | None:
@@ -161,7 +163,7 @@ class RemoteFolder:
     def _system(self) -> tuple[Any, str]:
         """The file system of this process: fsspec's run a thread, which a fork leaves behind."""
         if self._opened[0] != os.getpid():
-            self._opened = (os.getpid(), *open_system(self.url))
+            self._opened = (os.getpid(), *open_system(self._address))
         return self._opened[1:]
 
 

@@ -38,7 +38,7 @@ class RemoteBlocks:
     def __init__(
         self, url: str, split: str | None = None, *, cache: Path | None = None, cache_bytes: int = CACHE_BYTES
     ) -> None:
-        self._files = RemoteFolder(url.rstrip("/"))
+        self._files = RemoteFolder(url)
         folder = _fetch_index(self._files)
         self.document: Mapping[str, Any] = folder.document
         """`transfer-set.json` or `store.json`"""

@@ -45,6 +45,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
         self.faults: list[Fault] = []
         self.gets: list[str] = []  # `NAME RANGE` of each GET, in order
+        self.queries: set[str] = set()
         self.lock = threading.Lock()
 
     @property
@@ -96,6 +97,7 @@ class Handler(SimpleHTTPRequestHandler):
     def _note(self, name: str) -> None:
         if self.command == "GET":
             with self.server.lock:
+                self.server.queries.add(self.path.partition("?")[2])
                 self.server.gets.append(f"{name} {self.headers.get('Range', '')}".strip())
 
     def _send(self, data: bytes, fault: Fault) -> None:

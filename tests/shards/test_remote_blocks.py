@@ -458,10 +458,20 @@ def test_addresses_that_cannot_be_opened(server: Server, monkeypatch: pytest.Mon
         RemoteBlocks("https://host/set")
 
 
-def test_names_and_tokens_in_urls() -> None:
-    folder = RemoteFolder("https://host/a%20set/?token=a/b")
-    assert folder.url_of("shards/a b#?%.tar") == "https://host/a%20set/shards/a%20b%23%3F%25.tar?token=a/b"
+def test_names_in_urls(tmp_path: Path) -> None:
     assert RemoteFolder("memory://a set").url_of("a b#?.tar") == "memory://a set/a b#?.tar"
+    folder = RemoteFolder("https://host/a%20set/?token=a/b")
+    assert folder.url_of("shards/a b#?%.tar") == "https://host/a%20set/shards/a%20b%23%3F%25.tar"
+    (tmp_path / "a b#?%.tar").write_bytes(b"0123")
+    with serving(tmp_path) as server:
+        assert RemoteFolder(f"{server.url}?token=1").read_range("a b#?%.tar", 1, 3) == b"12"
+
+
+def test_an_access_token_goes_to_the_server_and_nowhere_else(server: Server) -> None:
+    blocks = RemoteBlocks(f"{server.url}/?token=secret", "train")
+    blocks.read(0)
+    assert blocks.name == f"split 'train' of {server.url}"
+    assert server.queries == {"token=secret"}
 
 
 def test_the_default_cache_is_the_users(server: Server, cache: Path, tmp_path: Path) -> None:
