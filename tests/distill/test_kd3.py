@@ -14,13 +14,17 @@ from torch.nn import functional as F
 from distill import checkpoint
 from distill.losses.mix_style import mix_style
 from distill.losses.nt_xent import nt_xent
+from distill.material import Material
 from distill.methods.base import Setup
 from distill.methods.dynamic_selection import chosen, teacher_share
 from distill.methods.kd3 import KD3, KD3Config
 from distill.methods.schedules import step_eighths
 from distill.models.student import fresh_student
 from distill.models.teachers import load_classifier, save_classifier
+from distill.run import distill, load_run
+from distill.train import Pace
 from shards.device import RealBatch
+from shards.index import ShardFolder
 from tests.conformance.test_methods import real
 from tests.distill import toys
 
@@ -241,3 +245,30 @@ def test_published_settings() -> None:
     assert (config.threshold, config.contrast, config.contrast_temperature, config.mix_alpha) == (0.95, 1e-3, 0.3, 0.1)
     rates = [step_eighths(epoch, 240) for epoch in (149, 150, 180, 210, 239)]
     assert rates == pytest.approx([1, 0.1, 0.01, 0.001, 0.001])
+
+
+# a whole run
+
+
+def test_a_run_in_slices_ends_as_a_run_in_one(weights: Path, transfer_set: ShardFolder, tmp_path: Path) -> None:
+    """Across epochs of different lengths, stopped after each step; what is left is the network that is deployed."""
+    run = toys.run_config("kd3", threshold=0.5, epochs=2, batch_size=4)
+    teacher = load_classifier(weights)
+
+    def go(out: Path, **pace: Any) -> dict[str, Any]:
+        return distill(
+            Material.of(transfer_set), teacher, run, out=out, place=toys.PLACE, pace=Pace(save_every_s=1e9, **pace)
+        )
+
+    whole = go(tmp_path / "whole")
+    slices = 0
+    while not (report := go(tmp_path / "slices", stop_after_s=0.0))["finished"]:
+        slices += 1
+    assert slices > 2
+    updates = whole["student_updates"]
+    assert report["student_updates"] == updates < 2 * 10  # fewer than batches of all that there are
+    asked = 2 * 4 * updates + 40  # one look: in the second epoch the teacher has no share
+    assert report["teacher_queries"] == whole["teacher_queries"] == asked
+    one, other = (load_run(tmp_path / name, dtype="float32", device=toys.CPU)["last"] for name in ("whole", "slices"))
+    assert one.arch == "projected:wrn16_1:64"
+    assert one.sha256 == other.sha256
