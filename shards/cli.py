@@ -90,6 +90,85 @@ def bench(
         print_table(["what", "MB/s", "images/s"], rows)
 
 
+@app.command()
+def show(
+    folder: Annotated[Path, typer.Argument(help="A transfer set or a corpus store.")] = Path("transfer-set"),
+    mosaic: Annotated[
+        Path | None, typer.Option("--mosaic", metavar="FILE.png", help="Draw 64 images from all over it.")
+    ] = None,
+    json: JSON = False,
+) -> None:
+    """Show what a set is: images by split, corpora, classes, teacher, bytes."""
+    from shards.index import open_folder
+    from shards.show import describe, lines, write_mosaic
+
+    opened = open_folder(folder)
+    facts = describe(opened)
+    if mosaic is not None:
+        note(f"{mosaic}: {write_mosaic(opened, mosaic)} images")
+    if json:
+        emit_json(facts)
+    else:
+        for name, value in lines(facts):
+            print(f"{name:8}  {value}")
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="A transfer set or a corpus store.")],
+    to: Annotated[str, typer.Option(help="wds (tars of KEY.png, .cls, .json), folder (of classes) or parquet.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    image: Annotated[str, typer.Option(help="png or webp, without loss; or jpg, with.")] = "png",
+    quality: Annotated[int | None, typer.Option(help="Of --image jpg, 1 to 100.  [default: 95]")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split.  [default: all]")] = None,
+    shard_rows: Annotated[
+        int | None, typer.Option(help="Images in a tar or Parquet file.  [default: as in the set's own shards]")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Move another export in --out aside.")] = False,
+    json: JSON = False,
+) -> None:
+    """Write a set as others read it: webdataset tars, a folder of images, or Parquet for Hugging Face."""
+    from shards.export import export as export_set
+    from shards.index import open_folder
+
+    options: dict[str, Any] = {"image": image, "quality": quality, "split": split, "rows": shard_rows}
+    opened = open_folder(folder)
+    done = export_set(opened, out, to=to, **options, replace=replace, progress=bar)
+    if done.moved:
+        note(f"the old {out} is now {done.moved}")
+    if json:
+        emit_json({"out": str(out), "set": opened.id, "to": to, "image": image, **dataclasses.asdict(done)})
+        return
+    images = ", ".join(f"{name} {count:,}" for name, count in done.images.items())
+    loss = "without loss" if done.lossless else "with loss: the pixels are no longer those of the set"
+    print(f"{out}: all {sum(done.images.values()):,} images ({images}) in {done.files:,} files, {image} {loss}")
+    print(f"classes are {done.label}")
+
+
+@app.command()
+def bench(
+    folder: Annotated[
+        Path, typer.Argument(help="A transfer set or a store, or a folder on the disk that is meant.")
+    ] = Path(),
+    json: JSON = False,
+) -> None:
+    """Measure what this disk and machine give: reading, hashing, streaming, and in a folder that holds no set writing.
+
+    Takes some twenty seconds; of what it writes nothing is left.
+    """
+    from shards.bench import STEPS
+    from shards.bench import bench as bench_folder
+
+    with bar("bench", STEPS, unit="steps") as advance:
+        found = bench_folder(folder, advance=advance)
+    if json:
+        emit_json([dataclasses.asdict(line) for line in found])
+    else:
+        cells = [[None if rate is None else round(rate) for rate in (m.mb_per_s, m.images_per_s)] for m in found]
+        rows = [[line.what, *rates] for line, rates in zip(found, cells, strict=True)]
+        print_table(["what", "MB/s", "images/s"], rows)
+
+
 def main() -> None:
     """Entry point of the `shards` command."""
     run(app, "shards")
