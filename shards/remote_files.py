@@ -119,7 +119,7 @@ class RemoteFolder:
 
     def __init__(self, url: str) -> None:
         self._address = url
-        self.url = url.partition("?")[0].rstrip("/")
+        self.url = (url.partition("?")[0] if url.startswith(_WEB) else url).rstrip("/")
         """for messages and reports: without a query, which may be an access token"""
         self._opened: tuple[int, Any, str] = (0, None, "")
         self._system()
@@ -130,7 +130,7 @@ class RemoteFolder:
 
     def size(self, name: str) -> int | None:
         """Bytes of a file, or None if its server does not say; raises `NotThere`, `Unreachable`."""
-        found = patiently(self.url_of(name), lambda: self._call("info", name))["size"]
+        found = patiently(self.url_of(name), lambda: self._call("info", name)).get("size")
         return found if isinstance(found, int) else None
 
     def read(self, name: str) -> bytes:

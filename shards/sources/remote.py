@@ -5,6 +5,7 @@ without the server nothing is opened, whatever the cache holds. Once it is open,
 """
 
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,7 +19,7 @@ from manifests.errors import IntegrityError, TransfersetError
 from manifests.schema import SHARDS
 from shards.block_cache import BlockCache
 from shards.errors import BlockDamaged, NotThere, ShardError
-from shards.index import DOCUMENTS, BlockFacts, ShardFolder, contents_id, open_folder
+from shards.index import DOCUMENTS, BlockFacts, ShardFacts, ShardFolder, contents_id, open_folder
 from shards.layout import Block
 from shards.read import checked_block
 from shards.remote_files import RemoteFolder, cache_home
@@ -56,18 +57,19 @@ class RemoteBlocks:
     def check(self) -> None:
         """Every shard is there with its size, as far as the server says it (`BlockDamaged`)."""
         with ThreadPoolExecutor(self.workers) as pool:
-            for shard, found in zip(self._shards, pool.map(self._size, (s.name for s in self._shards)), strict=True):
-                if found not in (None, shard.bytes):
-                    raise BlockDamaged(
-                        f"{self._files.url_of(shard.name)} holds {found:,} bytes, the index says {shard.bytes:,}: it "
-                        f"was cut, or is of another set; copy the set there again"
-                    )
+            deque(pool.map(self._check_shard, self._shards), maxlen=0)
 
-    def _size(self, name: str) -> int | None:
+    def _check_shard(self, shard: ShardFacts) -> None:
+        url = self._files.url_of(shard.name)
         try:
-            return self._files.size(name)
+            found = self._files.size(shard.name)
         except NotThere:
-            raise BlockDamaged(f"{self._files.url_of(name)} is missing; copy the set there again") from None
+            raise BlockDamaged(f"{url} is missing; copy the set there again") from None
+        if found not in (None, shard.bytes):
+            raise BlockDamaged(
+                f"{url} holds {found:,} bytes, the index says {shard.bytes:,}: it was cut, or is of another set; "
+                f"copy the set there again"
+            )
 
     def read(self, block: int) -> Block:
         """One block; raises `BlockDamaged`, or `Unreachable` when the server does not answer."""

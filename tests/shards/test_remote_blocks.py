@@ -1,6 +1,7 @@
 """Blocks that lie elsewhere are those that lie here; what fails is tried again, refetched or refused in words."""
 
 import json
+import pickle
 import shutil
 import signal
 import subprocess
@@ -131,6 +132,11 @@ if pid == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+def test_what_is_pickled_reads_on(server: Server) -> None:
+    blocks = RemoteBlocks(server.url, "holdout")
+    assert everything(pickle.loads(pickle.dumps(blocks))) == everything(blocks)
 
 
 # ---------------------------------------------------------------------------------------------------- the cache
