@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from shards.index import ShardFolder as ShardFolder
     from shards.index import open_folder as open_folder
     from shards.sources.open import open_source as open_source
+    from shards.sources.open import open_splits as open_splits
     from shards.stream import Batch as Batch
     from shards.stream import Stream as Stream
 else:
@@ -20,7 +21,7 @@ else:
             "dataset": ("IterableShards", "MapShards"),
             "errors": ("ShardError",),
             "index": ("ShardFolder", "open_folder"),
-            "sources.open": ("open_source",),
+            "sources.open": ("open_source", "open_splits"),
             "stream": ("Batch", "Stream"),
         },
     )

@@ -38,6 +38,8 @@ class SampleIndex:
 
     id: str
     """32 hex digits over the tars' names and sizes, all their headers, and the labels"""
+    name: str
+    """what messages call the set"""
     paths: Sequence[Path]
     stamps: Sequence[tuple[int, int]]
     """bytes and time of change (ns) of each tar when it was indexed"""
@@ -77,21 +79,24 @@ def index_samples(tars: Tars, *, progress: Progress = silent) -> SampleIndex:
     with progress("index", len(paths), unit="tars") as advance:
         for path, name in zip(paths, _names(paths), strict=True):
             before = len(offsets)
-            with path.open("rb", buffering=0) as file:
-                stamps.append(_stamp(file.fileno()))
-                tar = index_tar(path)
-                for member, label in _labelled(tar, path, file.fileno()):
-                    if member.error:
-                        errors[len(offsets)] = member.error
-                    offsets.append(member.offset)
-                    sizes.append(member.size)
-                    codes.append(texts.setdefault(label, len(texts)))
+            try:
+                with path.open("rb", buffering=0) as file:
+                    stamps.append(_stamp(file.fileno()))
+                    tar = index_tar(path)
+                    for member, label in _labelled(tar, path, file.fileno()):
+                        if member.error:
+                            errors[len(offsets)] = member.error
+                        offsets.append(member.offset)
+                        sizes.append(member.size)
+                        codes.append(texts.setdefault(label, len(texts)))
+            except OSError as error:
+                raise ShardError(f"{path} cannot be read: {error.strerror}") from None
             facts.append((name, stamps[-1][0], tar.sha256))
             images.append(len(offsets) - before)
             advance(1)
     if not len(offsets):
         raise ShardError(
-            f"no image member (KEY.jpg, KEY.png, ...) in {told(tars)}; "
+            f"no image member (KEY.jpg, KEY.png, ...) in {_told(tars)}; "
             f"if these are block shards, give the folder of their set"
         )
     numbers, classes = _numbers(texts)
@@ -99,6 +104,7 @@ def index_samples(tars: Tars, *, progress: Progress = silent) -> SampleIndex:
     stated = hashlib.sha256(labels.tobytes()).hexdigest()
     return SampleIndex(
         id=fingerprint({"tars": facts, "labels": stated, "classes": classes})[:32],
+        name=_told(tars),
         paths=paths,
         stamps=stamps,
         tars=np.repeat(np.arange(len(paths), dtype=np.int32), images),
@@ -135,9 +141,11 @@ def find_tars(tars: Tars) -> list[Path]:
     return sorted(whole, key=lambda path: f"{path}/")  # the order that `curate ingest` reads them in
 
 
-def told(tars: Tars) -> str:
+def _told(tars: Tars) -> str:
     """What messages call the tars."""
-    return str(tars) if isinstance(tars, str | Path) else ", ".join(map(str, tars))
+    if isinstance(tars, str | Path):
+        return str(tars)
+    return str(tars[0]) if len(tars) == 1 else f"{tars[0]} and {len(tars) - 1} more"
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from shards.sources.base import Source as Source
     from shards.sources.local import LocalBlocks as LocalBlocks
     from shards.sources.open import open_source as open_source
+    from shards.sources.open import open_splits as open_splits
     from shards.sources.remote import RemoteBlocks as RemoteBlocks
     from shards.sources.samples import SampleTars as SampleTars
 else:
@@ -16,7 +17,7 @@ else:
         {
             "base": ("Source",),
             "local": ("LocalBlocks",),
-            "open": ("open_source",),
+            "open": ("open_source", "open_splits"),
             "remote": ("RemoteBlocks",),
             "samples": ("SampleTars",),
         },

@@ -4,6 +4,7 @@ import subprocess
 import tempfile
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,9 @@ from shards.sources.base import Source
 from shards.sources.local import LocalBlocks
 
 if TYPE_CHECKING:
-    from shards.sources.samples import SampleTars
+    from shards.sample_index import SampleIndex
 
+Address = str | Path | Sequence[str | Path]
 PIPE = "pipe:"
 ACCEPTED = (
     "expected the folder or URL of a transfer set, a tar of samples, a folder of them, a quoted pattern such as "
@@ -27,7 +29,7 @@ _RESIZE = "antialias"
 
 
 def open_source(
-    address: str | Path | Sequence[str | Path],
+    address: Address,
     *,
     split: str | None,
     size: int | None = None,
@@ -43,28 +45,36 @@ def open_source(
 
     Raises `ShardError` for anything else, and what the sources raise.
     """
-    if not isinstance(address, str | Path):
-        return _samples(address, split=split, size=_needed(size, address), resize=resize, progress=progress)
-    text = str(address)
+    return open_splits(address, [split], size=size, resize=resize, allow_pipe=allow_pipe, progress=progress)[0]
+
+
+def open_splits(
+    address: Address,
+    splits: Sequence[str | None],
+    *,
+    size: int | None = None,
+    resize: str = _RESIZE,
+    allow_pipe: bool = False,
+    progress: Progress = silent,
+) -> list[Source]:
+    """As `open_source`, several splits at once: tars are indexed and a command is run but once for them."""
+    text = str(address) if isinstance(address, str | Path) else None
+    if text is None:
+        return _samples(address, splits, size=size, resize=resize, progress=progress)
     if text.startswith(PIPE):
         if not allow_pipe:
             raise ShardError(f"{text} would run a command, which is not allowed here; allow it if you trust it")
-        return _piped(text, split=split, size=_needed(size, text), resize=resize, progress=progress)
+        return _piped(text, splits, size=size, resize=resize, progress=progress)
     if is_url(text):
-        return _stored(_elsewhere(text, split), text, size=size, resize=resize)
+        return [_stored(_elsewhere(text, split), text, size=size, resize=resize) for split in splits]
     path = Path(text).expanduser()
     if text and any((path / name).exists() for name in (*DOCUMENTS, PLAN)):
-        return _stored(LocalBlocks(open_folder(path), split), text, size=size, resize=resize)
+        folder = open_folder(path)
+        return [_stored(LocalBlocks(folder, split), text, size=size, resize=resize) for split in splits]
     if not text or not (path.is_file() or is_pattern(text) or any(path.glob("*.[tT][aA][rR]"))):
         what = "is a folder with neither a transfer set nor tars in it" if path.is_dir() and text else "is not there"
         raise ShardError(f"{text!r} {what}; {ACCEPTED}")
-    return _samples(text, split=split, size=_needed(size, text), resize=resize, progress=progress)
-
-
-def _needed(size: int | None, address: object) -> int:
-    if size is None:
-        raise ShardError(f"images in tars come in any size, and none is given for {address}; give it in px, such as 32")
-    return size
+    return _samples(text, splits, size=size, resize=resize, progress=progress)
 
 
 def _stored(source: Source, address: str, *, size: int | None, resize: str) -> Source:
@@ -78,7 +88,7 @@ def _stored(source: Source, address: str, *, size: int | None, resize: str) -> S
 
 
 def _elsewhere(url: str, split: str | None) -> Source:
-    if url.endswith(".tar"):
+    if url.partition("?")[0].endswith(".tar"):
         raise ShardError(
             f"{url}: tars of samples are streamed from this machine; fetch them, `curate ingest` them, "
             f"or allow pipes and give pipe:COMMAND, such as 'pipe:curl -sSf URL'"
@@ -89,32 +99,57 @@ def _elsewhere(url: str, split: str | None) -> Source:
 
 
 def _samples(
-    tars: str | Path | Sequence[str | Path], *, split: str | None, size: int, resize: str, progress: Progress
-) -> "SampleTars":
-    from shards.sources.samples import SampleTars  # here: a transfer set needs no image codec
+    tars: Address, splits: Sequence[str | None], *, size: int | None, resize: str, progress: Progress
+) -> list[Source]:
+    from shards.sample_index import index_samples
 
-    return SampleTars(tars, split=split, size=size, resize=resize, progress=progress)
+    px = _size_of_tars(size, resize, tars)
+    return _of_index(index_samples(tars, progress=progress), splits, size=px, resize=resize)
 
 
-def _piped(text: str, *, split: str | None, size: int, resize: str, progress: Progress) -> Source:
-    """The tar that a command writes to its output, whole, in a temporary file that goes with the source."""
-    folder = tempfile.TemporaryDirectory(prefix="transferset-")  # lives as long as the source
+def _size_of_tars(size: int | None, resize: str, address: Address) -> int:
+    """Refuse what cannot be streamed before anything is read or run."""
+    from shards.decode import Transform  # here: a transfer set needs no image codec
+
+    if size is None:
+        raise ShardError(f"images in tars come in any size, and none is given for {address}; give it in px, such as 32")
+    return Transform(size=size, resize=resize).size
+
+
+def _of_index(index: "SampleIndex", splits: Sequence[str | None], *, size: int, resize: str) -> list[Source]:
+    from shards.sources.samples import SampleTars
+
+    return [SampleTars(index, split=split, size=size, resize=resize) for split in splits]
+
+
+def _piped(
+    text: str, splits: Sequence[str | None], *, size: int | None, resize: str, progress: Progress
+) -> list[Source]:
+    """The tar that a command writes to its output, whole, in a temporary file that goes with the sources."""
+    from shards.sample_index import index_samples
+
+    px = _size_of_tars(size, resize, text)
+    folder = tempfile.TemporaryDirectory(prefix="transferset-")  # lives as long as the index
     tar = Path(folder.name) / "pipe.tar"
     try:
-        with tar.open("wb") as file:
-            command = text.removeprefix(PIPE)
-            done = subprocess.run(command, shell=True, stdout=file, stderr=subprocess.PIPE, check=False)  # noqa: S602  # what the user allowed
-        if done.returncode:
-            said = done.stderr.decode("utf-8", "backslashreplace").strip().splitlines()
-            raise ShardError(
-                f"{text} ended with exit code {done.returncode}: {said[-1] if said else 'it says nothing'}"
-            )
-        source = _samples(tar, split=split, size=size, resize=resize, progress=progress)
+        _run(text, tar)
+        index = replace(index_samples(tar, progress=progress), name=text)
+        found = _of_index(index, splits, size=px, resize=resize)
     except BaseException as error:
         folder.cleanup()
         if isinstance(error, ShardError):
             raise type(error)(str(error).replace(str(tar), text)) from None
         raise
-    source.name = source.name.replace(str(tar), text)
-    weakref.finalize(source, folder.cleanup)
-    return source
+    weakref.finalize(index, folder.cleanup)
+    return found
+
+
+def _run(text: str, tar: Path) -> None:
+    """Run the command of a `pipe:`, its output into ``tar``."""
+    with tar.open("wb") as file:
+        command = text.removeprefix(PIPE)
+        done = subprocess.run(command, shell=True, stdout=file, stderr=subprocess.PIPE, check=False)  # noqa: S602  # it was allowed
+    if done.returncode:
+        said = done.stderr.decode("utf-8", "backslashreplace").split("\n")
+        last = next((line for line in reversed(said) if line.strip()), "it says nothing")
+        raise ShardError(f"{text} ended with exit code {done.returncode}: {last}")

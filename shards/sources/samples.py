@@ -15,7 +15,7 @@ from manifests.progress import Progress, silent
 from shards.decode import Transform, Undecodable, decode
 from shards.errors import BlockDamaged, ShardError
 from shards.layout import KEY_DTYPE, Block, block_rows
-from shards.sample_index import Tars, index_samples, told
+from shards.sample_index import SampleIndex, Tars, index_samples
 
 HOLDOUT = 0.05
 """share of the images that is held out, as in a transfer set"""
@@ -39,8 +39,8 @@ class SampleTars:
     folder was renamed is the same, one with another member is not. It does not notice an image whose bytes changed
     under the same header; if they still decode they are handed out, where `curate ingest` hashes every byte.
 
-    Raises `TarDamaged` if a tar is not whole, `ShardError` for what cannot be read so. An image that cannot be decoded
-    damages its block (`BlockDamaged`).
+    Several splits may share an index (`index_samples`). Raises `TarDamaged` if a tar is not whole, `ShardError` for
+    what cannot be read so. An image that cannot be decoded damages its block (`BlockDamaged`).
     """
 
     views = 0
@@ -48,7 +48,7 @@ class SampleTars:
 
     def __init__(
         self,
-        tars: Tars,
+        tars: Tars | SampleIndex,
         *,
         size: int,
         resize: str = "antialias",
@@ -63,10 +63,11 @@ class SampleTars:
         if size < 1:
             raise ShardError(f"size is {size} px; expected at least 1")
         self.size, self._transform = size, Transform(size=size, resize=resize)
-        self._index = index = index_samples(tars, progress=progress)
+        index = tars if isinstance(tars, SampleIndex) else index_samples(tars, progress=progress)
+        self._index = index
         self.classes = index.classes
         """the classes' names in the order of their numbers, if labels are names"""
-        self.name = f"split {split!r} of {told(tars)}" if split else told(tars)
+        self.name = f"split {split!r} of {index.name}" if split else index.name
         self.identity = {"id": index.id, "split": split, "holdout": holdout if split else None}
         self.identity |= {"size": size, "resize": resize}
         rows = _drawn(index.id, len(index.labels), split=split, share=holdout)

@@ -9,7 +9,7 @@ import pytest
 import shards
 from shards.errors import NotAShardFolder, ShardError, TarDamaged
 from shards.index import ShardFolder
-from shards.sources import LocalBlocks, SampleTars, open_source
+from shards.sources import LocalBlocks, SampleTars, open_source, open_splits
 from shards.stream import Stream
 from tests.curate.make import encode, picture, pictures, write_tar
 from tests.shards.conftest import Sources
@@ -89,7 +89,7 @@ def test_tars_need_a_size(tars: Path) -> None:
             "https://host/t.tar",
             r"^https://host/t.tar: tars of samples are streamed from this machine; fetch them, `cu",
         ),
-        ("s3://bucket/{0..9}.tar", r"or allow pipes and give pipe:COMMAND"),
+        ("https://host/{0..9}.tar?key=1", r"or allow pipes and give pipe:COMMAND"),
         (
             "pipe:cat t.tar",
             r"^pipe:cat t.tar would run a command, which is not allowed here; allow it if you trust ",
@@ -158,11 +158,29 @@ def test_a_pipe_that_fails(
     assert [*spool.iterdir()] == []
 
 
-def test_a_pipe_needs_a_size_before_anything_runs(tmp_path: Path) -> None:
+def test_a_pipe_needs_a_size_and_a_rule_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(ShardError, match="images in tars come in any size"):
         open_source(f"pipe:touch {tmp_path}/ran", split=None, allow_pipe=True)
+    with pytest.raises(ShardError, match="no resize rule is called 'cubic'"):
+        open_source(f"pipe:touch {tmp_path}/ran", split=None, size=SIZE, resize="cubic", allow_pipe=True)
     assert [*tmp_path.iterdir()] == []
 
 
-def test_it_is_a_public_name() -> None:
-    assert shards.open_source is open_source
+def test_several_splits_are_opened_at_once(tars: Path, packed: ShardFolder, spool: Path) -> None:
+    command = f"pipe:cat '{tars}/t-0.tar'; echo >> '{spool.parent}/runs'"
+    train, holdout = open_splits(command, ["train", "holdout"], size=SIZE, allow_pipe=True)
+    assert (spool.parent / "runs").read_text() == "\n"
+    assert train.name == f"split 'train' of {command}"
+    del train
+    gc.collect()
+    assert len(holdout.read(0)) == 1  # its file is still there
+    del holdout
+    gc.collect()
+    assert [*spool.iterdir()] == []
+    for address, size in ((tars, SIZE), (packed.path, None), (f"file://{packed.path}", None)):
+        for source, split in zip(open_splits(address, ["train", None], size=size), ["train", None], strict=True):
+            assert source.identity == open_source(address, split=split, size=size).identity
+
+
+def test_they_are_public_names() -> None:
+    assert (shards.open_source, shards.open_splits) == (open_source, open_splits)

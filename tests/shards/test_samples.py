@@ -371,6 +371,21 @@ def test_refused_wishes(tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         SampleTars(tars, size=SIZE)
 
 
+def test_a_tar_that_cannot_be_opened(tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(shards.sample_index, "index_tar", refused)
+    with pytest.raises(ShardError, match=rf"^{tars}/t-0.tar cannot be read: Permission denied$"):
+        SampleTars(tars, size=SIZE)
+
+
+def test_several_tars_are_named_by_the_first(tars: Path) -> None:
+    names = [tars / "t-0.tar", tars / "t-1.tar"]
+    assert SampleTars(names, size=SIZE, split="train").name == f"split 'train' of {tars}/t-0.tar and 1 more"
+    assert SampleTars(names[:1], size=SIZE).name == f"{tars}/t-0.tar"
+
+
 def test_tars_without_images(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "t.tar", {"000000.images.npy": b"...", "000000.keys.npy": b"..."})
     with pytest.raises(
