@@ -53,7 +53,8 @@ class Spool:
             found = list(self._read(rows))
         if self._encoded:
             return Encoded.joined(found)
-        return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 3, self._size, self._size)
+        together = bytearray().join(found)  # not bytes: torch wants arrays that may be written to
+        return np.frombuffer(together, np.uint8).reshape(-1, 3, self._size, self._size)
 
     def _read(self, rows: NDArray[np.intp]) -> Iterator[bytes]:
         for start, length in zip(self._starts[rows].tolist(), self._lengths[rows].tolist(), strict=True):
