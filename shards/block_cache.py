@@ -1,7 +1,7 @@
 """Blocks of sets that lie elsewhere, kept on this disk: one file a block, never more bytes than allowed.
 
 The cache is a help that may fail at any time: what cannot be kept (no room, no right to write, another process that
-holds the lock and sleeps) is not kept, and what was damaged or removed is fetched again. So nothing ever waits for it.
+holds the lock and sleeps) is not kept, and what was damaged or removed is fetched again. Nothing waits for it for long.
 What comes out must be checked as what comes in; a power cut may leave anything.
 """
 
