@@ -1,13 +1,14 @@
 """A set as `torch.utils.data` wants one, for anybody's loop: whole batches that resume, or rows for a sampler.
 
-Both hand out plain dictionaries: `image` uint8, `key`, `label` (-1 unknown), and `logits` where the set carries them.
+Both hand out plain dictionaries: `image` uint8, `key`, `label` (-1 unknown), and `logits` where the set carries them;
 `default_collate` over rows gives what a batch is. Images are as they are stored: cropping and normalising are yours.
+Both take any address that `open_source` does. Tars of samples need the ``size`` (px) at which to read them; without a
+``split`` all is read, held-out images too.
 """
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,12 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from shards.codec import Encoded
+from shards.damage import guarded
 from shards.errors import ShardError
-from shards.index import open_folder
 from shards.layout import Block
 from shards.order import WINDOW
 from shards.sources.base import Source
-from shards.sources.local import LocalBlocks
+from shards.sources.open import Address, open_source
 from shards.stream import Batch, Stream, Tail
 
 Example = dict[str, Any]
@@ -33,24 +34,24 @@ CACHED = 64
 
 
 class _Opened:
-    """The blocks of a folder, opened anew in every process: what travels to a worker is where they are."""
+    """A source that is opened anew in every process: what travels to a worker is where it is."""
 
-    def __init__(self, folder: Path | str, split: str | None) -> None:
-        self._folder, self._split = str(folder), split
+    def __init__(self, address: Address, *, split: str | None, size: int | None) -> None:
+        self._address, self._split, self._size = address, split, size
         self._process, self._source = os.getpid(), self._open()
         self._identity = dict(self._source.identity)
 
     def _open(self) -> Source:
-        return LocalBlocks(open_folder(self._folder), self._split)
+        return guarded(open_source(self._address, split=self._split, size=self._size), "refuse", budget=0)
 
     @property
     def source(self) -> Source:
-        """The blocks; `ShardError` if the folder is another set than it was."""
+        """The blocks; `ShardError` if there is another set than there was."""
         if self._process != os.getpid():
             self._process, self._source = os.getpid(), self._open()
         if self._source.identity != self._identity:
             raise ShardError(
-                f"{self._folder} was set {self._identity['id']} when it was opened and is "
+                f"{self._address} was set {self._identity['id']} when it was opened and is "
                 f"{self._source.identity['id']} now; leave a set as it is while it is read"
             )
         return self._source
@@ -70,10 +71,11 @@ class IterableShards(IterableDataset[Example]):
 
     def __init__(
         self,
-        folder: Path | str,
+        address: Address,
         *,
         batch_size: int,
         split: str | None = None,
+        size: int | None = None,
         seed: int = 0,
         shuffle: bool = True,
         tail: Tail = "drop",
@@ -82,7 +84,7 @@ class IterableShards(IterableDataset[Example]):
         world: int | None = None,
     ) -> None:
         rank, world = _ranks(rank, world)
-        self._opened = _Opened(folder, split)
+        self._opened = _Opened(address, split=split, size=size)
         self._options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle, "tail": tail}
         self._options |= {"window": window, "rank": rank, "world": world}
         self._batches = self._stream().batches_per_epoch
@@ -142,8 +144,16 @@ class MapShards(Dataset[Example]):
     the last ``cached`` blocks are kept. ``view`` chooses among the teacher's logits, where the set carries several.
     """
 
-    def __init__(self, folder: Path | str, *, split: str | None = None, view: int = 0, cached: int = CACHED) -> None:
-        self._opened = _Opened(folder, split)
+    def __init__(
+        self,
+        address: Address,
+        *,
+        split: str | None = None,
+        size: int | None = None,
+        view: int = 0,
+        cached: int = CACHED,
+    ) -> None:
+        self._opened = _Opened(address, split=split, size=size)
         source = self._opened.source
         if not 0 <= view < max(1, source.views):
             raise ShardError(f"view is {view}; {source.name} carries the logits of {source.views} views of each image")

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, RandomSampler, default_collate
 from manifests.keys import content_key
 from shards import IterableShards, MapShards, ShardFolder, Stream, open_folder
 from shards.errors import ShardError, StreamStateError
+from shards.export import export
 from shards.index import seal, write_index
 from shards.layout import Block
 from shards.sources import LocalBlocks
@@ -25,6 +26,7 @@ from shards.write import write_shard
 from tests.shards import make
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # on two cores
+ROOT = Path(__file__).parents[2]
 ROWS = 40
 VIEWS = 2
 Way = Literal["fork", "spawn"]
@@ -234,12 +236,7 @@ def test_a_batch_of_rows_reads_each_block_once(raw: ShardFolder, monkeypatch: py
 
 def test_logits_are_those_of_one_view(tmp_path: Path) -> None:
     logits_NVK = np.arange(6 * VIEWS * 3, dtype=np.float16).reshape(6, VIEWS, 3)
-    block = replace(make.block(6), logits_NVK=logits_NVK)
-    shard = write_shard(tmp_path, "shards/000000.tar", [block], split="train", first_block=0)
-    files = [write_index(tmp_path, [shard], provenance=make.MADE)]
-    about = {"size": make.SIZE, "views": {"count": VIEWS}}
-    seal(tmp_path, about, kind="transfer-set", files=files, fingerprint="f")
-    folder = open_folder(tmp_path)
+    folder = write_set(tmp_path, replace(make.block(6), logits_NVK=logits_NVK), views=VIEWS)
     for view in range(VIEWS):
         rows = MapShards(folder.path, view=view)
         found = torch.stack([row["logits"] for row in every(rows)])
@@ -250,3 +247,50 @@ def test_logits_are_those_of_one_view(tmp_path: Path) -> None:
         assert torch.equal(next(iter(shards))["logits"], torch.from_numpy(logits_NVK[:, epoch % VIEWS]))
     with pytest.raises(ShardError, match=re.escape(f"view is 2; {folder.path} carries the logits of 2 views")):
         MapShards(folder.path, view=2)
+
+
+def write_set(folder: Path, block: Block, *, views: int = 0) -> ShardFolder:
+    """A transfer set of one block, in the split `train`."""
+    shard = write_shard(folder, "shards/train-000000.tar", [block], split="train", first_block=0)
+    files = [write_index(folder, [shard], provenance=make.MADE)]
+    about = {"size": make.SIZE, "views": {"count": views}}
+    seal(folder, about, kind="transfer-set", files=files, fingerprint="f")
+    return open_folder(folder)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_tars_of_samples_are_sets_too(raw: ShardFolder, tmp_path: Path, workers: int) -> None:
+    export(raw, tmp_path, to="wds", rows=15)
+    pattern = str(tmp_path / "train-{000000..000002}.tar")
+    shards = IterableShards(pattern, size=make.SIZE, batch_size=8, tail="wrap")
+    found = list(DataLoader(shards, batch_size=None, num_workers=workers))
+    images = {image.numpy().tobytes() for batch in found for image in batch["image"]}
+    assert images == {row["image"].numpy().tobytes() for row in every(MapShards(raw.path))}
+    rows = MapShards(pattern, size=make.SIZE)
+    assert len(rows) == ROWS
+    with pytest.raises(ShardError, match="images in tars come in any size, and none is given"):
+        IterableShards(pattern, batch_size=8)
+
+
+def test_the_example_of_the_guide_runs_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fences = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guide.md").read_text(), re.DOTALL)
+    (example,) = (fence for fence in fences if "IterableShards" in fence)
+    write_set(tmp_path / "transfer-set", make.block(600))
+    monkeypatch.chdir(tmp_path)
+
+    def run() -> tuple[int, dict[str, Any]]:
+        """Batches seen, and the state that is left."""
+        seen: list[torch.Size] = []
+        exec(
+            example.replace("images_BCHW = batch", "seen.append(batch['image'].shape); images_BCHW = batch"),
+            {"seen": seen},
+        )
+        assert set(seen) <= {torch.Size([256, 3, make.SIZE, make.SIZE])}
+        return len(seen), json.loads(Path("stream.json").read_text())
+
+    assert example.count("images_BCHW = batch") == 1
+    seen, whole = run()
+    assert seen == whole["batch"] + 2 * whole["epoch"]
+    for epoch, batch in ((0, 0), (0, 1), (0, 2), (whole["epoch"], 2)):
+        Path("stream.json").write_text(json.dumps({**whole, "epoch": epoch, "batch": batch}))
+        assert run() == (seen - 2 * epoch - batch, whole)
