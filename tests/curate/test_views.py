@@ -21,13 +21,14 @@ from distill.models import build
 from distill.models.teachers import load_classifier, save_classifier
 from manifests.errors import OutputConflict
 from shards.augment import crop_and_flip
+from shards.codec import Encoded
 from shards.index import ShardFolder
 from shards.layout import Block, block_rows
 from shards.read import read_shard
 from shards.sources import LocalBlocks
 from shards.stream import Stream
 from shards.verify import verify
-from tests.curate.make import SIZE, Toy, View, contents, pictures, write_folder
+from tests.curate.make import SIZE, Toy, View, contents, encode, picture, pictures, write_folder
 
 CHOICE = Choice(budget=12, holdout=0.25, seed=5)
 VIEWS = 3
@@ -80,6 +81,14 @@ def test_stored_logits_are_those_of_the_pixels_that_a_trainer_makes(sources: Sou
     assert verify(result.folder.path).problems == ()
     views = [logits[:, v] for v in range(VIEWS) if (logits := next(blocks_of(result.folder)).logits_NVK) is not None]
     assert len({view.tobytes() for view in views}) == VIEWS
+
+
+def test_images_that_are_stored_encoded(tmp_path: Path) -> None:
+    files = {f"{n}.png": encode(picture(n, height=66, width=66)) for n in range(8)}
+    sources = Sources(corpora=[open_corpus(f"c={write_folder(tmp_path / 'in', files)}")])
+    folder = run(sources, tmp_path, Toy(input_size=66)).folder
+    assert all(isinstance(block.images, Encoded) for block in blocks_of(folder))
+    check(folder, Toy())
 
 
 def test_a_stream_hands_out_the_view_of_its_epoch(sources: Sources, tmp_path: Path) -> None:
