@@ -167,7 +167,7 @@ class Ledger:
         try:
             raw = json.loads(self._path(unit).read_bytes())
             return Record(**{**raw, "files": [FileFacts(**f) for f in raw["files"]]})
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
+        except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):
             return None
 
     def done(self, unit: str, fingerprint: str) -> Record | None:

@@ -67,7 +67,7 @@ class Provenance:
             version = facts.get("schema_version")
             if version == SCHEMA_VERSION:
                 return cls(**facts)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             raise SchemaMismatch(f"{where} has a footer that is not ours; make it again with this release") from None
         raise SchemaMismatch(
             f"{where} has schema version {version}; this release reads {SCHEMA_VERSION}, make it again with it"

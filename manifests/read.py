@@ -71,9 +71,11 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 
 def _open(path: Path) -> pq.ParquetFile:
+    if not path.is_file():  # a pipe would be waited for
+        raise ManifestError(f"{path} does not exist; expected a manifest there")
     try:
-        return pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)  # else all of it is held
-    except FileNotFoundError:
-        raise ManifestError(f"{path} does not exist; expected a manifest there") from None
-    except (pa.ArrowException, OSError) as error:
+        file = pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False)  # else all of it is held
+        file.schema_arrow.names  # noqa: B018  # decoded here, if they can be
+        return file
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise IntegrityError(f"{path} is damaged or no Parquet file: {str(error).splitlines()[0]}") from error

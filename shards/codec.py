@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from shards.errors import BlockDamaged
 
+DEFLATE_MAX = 1032
+"""bytes out of one: no DEFLATE stream, so no PNG, holds more (zlib's technical notes)"""
+
 _Out = TypeVar("_Out")
 
 
@@ -46,11 +49,20 @@ class Encoded:
 
     @property
     def size(self) -> int:
-        """Width in px, as the first image's header says; decoding holds all to it. `BlockDamaged` for no header."""
+        """Width in px, as the first image's header says; decoding holds all to it.
+
+        `BlockDamaged` if there is none, or if so many pixels cannot be in these bytes.
+        """
         header = self.blob[: self.offsets[1]][16:20].tobytes()  # after the signature, and the chunk's length and name
         if len(header) < 4:
             raise BlockDamaged("a stored image cannot be decoded (it has no header); `shards verify` says where")
-        return int.from_bytes(header, "big")
+        size = int.from_bytes(header, "big")
+        if 3 * size**2 * len(self) > DEFLATE_MAX * len(self.blob):
+            raise BlockDamaged(
+                f"{len(self):,} stored images of {size:,} px cannot be in {len(self.blob):,} bytes; "
+                "`shards verify` says where"
+            )
+        return size
 
     def encoded(self) -> list[memoryview]:
         """The bytes of each image."""

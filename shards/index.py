@@ -6,12 +6,14 @@ Two kinds of folder hold block shards: a corpus store (`store.json`) and a trans
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from manifests.commit import PLAN, FileFacts, Ledger, write_json
 from manifests.errors import IntegrityError
@@ -19,6 +21,7 @@ from manifests.provenance import Provenance, fingerprint
 from manifests.read import read_manifest
 from manifests.schema import SHARDS
 from manifests.write import write_manifest
+from shards.codec import DEFLATE_MAX
 from shards.errors import NotAShardFolder
 
 TRANSFER_SET = "transfer-set.json"
@@ -29,8 +32,6 @@ FIELDS = {"kind", "id", "size", "contents"}
 DOCUMENT_MAX = 64 << 20
 """bytes; the document of a set of a thousand million images has some ten million"""
 SIZE_MAX = 1 << 14  # px
-DEFLATE_MAX = 1032
-"""bytes out of one: no DEFLATE stream, so no PNG, holds more (zlib's technical notes)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,9 +138,9 @@ class ShardFolder:
 def load_document(file: Path, *, fields: Set[str]) -> dict[str, Any]:
     """A JSON document of ours; FileNotFoundError if there is none, `IntegrityError` if it lacks one of ``fields``."""
     with file.open("rb") as opened:
-        text = opened.read(DOCUMENT_MAX + 1)
+        text = opened.read() if os.fstat(opened.fileno()).st_size <= DOCUMENT_MAX else b""
     with contextlib.suppress(ValueError, RecursionError):  # of deeply nested text
-        document = json.loads(text) if len(text) <= DOCUMENT_MAX else None
+        document = json.loads(text)
         if isinstance(document, dict) and document.keys() >= fields:
             return document
     raise IntegrityError(f"{file} is damaged: not the document that was written; make it again")
@@ -186,22 +187,33 @@ def _sane(document: dict[str, Any], file: Path) -> dict[str, Any]:
     kind, size, contents = document["kind"], document["size"], document["contents"]
     sound = kind == file.stem and isinstance(document["id"], str)
     sound = sound and type(size) is int and 0 < size <= SIZE_MAX and isinstance(contents, dict)
-    if not sound or not all(isinstance(value, str) for value in contents.values()):
+    if not sound or not all(isinstance(text, str) and not _leads_out(name) for name, text in contents.items()):
         raise IntegrityError(f"{file} is damaged: kind, id, size or contents is not what was written; make it again")
     return document
 
 
 def _read_index(path: Path, document: Mapping[str, Any]) -> tuple[ShardFacts, ...]:
     """The rows of the index, if they can be true (`IntegrityError`): what is read by them fits in memory."""
-    rows, shards = read_manifest(path, SHARDS), tuple[ShardFacts, ...]()
+    file, shards = path / SHARDS.file, tuple[ShardFacts, ...]()
+    _refuse_a_bomb(file)
+    rows = read_manifest(path, SHARDS)
     try:
         shards = tuple(ShardFacts.from_json(row) for row in rows.to_pylist())
         problem = next(_impossible(shards, document["size"]), None)
     except (ValueError, TypeError, ArithmeticError) as error:  # no text, or nothing where a number belongs
         problem = f"it does not hold what an index holds ({error})"
     if problem:
-        raise IntegrityError(f"{path / SHARDS.file} is damaged: {problem}; make the folder again")
+        raise IntegrityError(f"{file} is damaged: {problem}; make the folder again")
     return shards
+
+
+def _refuse_a_bomb(file: Path) -> None:
+    """Refuse an index of more rows than it has bytes, for each holds a hash of its own, before they fill the memory."""
+    with contextlib.suppress(
+        pa.ArrowException, OSError, UnicodeDecodeError
+    ):  # what cannot be read is refused in words when it is
+        if (rows := pq.read_metadata(file).num_rows) > file.stat().st_size:
+            raise IntegrityError(f"{file} is damaged: it says it holds {rows:,} rows; make the folder again")
 
 
 def _impossible(shards: Sequence[ShardFacts], size: int) -> Iterator[str]:
@@ -218,7 +230,8 @@ def _impossible(shards: Sequence[ShardFacts], size: int) -> Iterator[str]:
 def _leads_out(name: str) -> bool:
     """Whether a name is anything but that of a file below its folder, on whichever system the set is opened."""
     path = PureWindowsPath(name)  # takes / and \\ both, and knows drives
-    return bool(path.anchor) or not path.parts or ".." in path.parts or "\\" in name or "\0" in name
+    odd = not path.parts or len(name.encode()) > 255 or "\\" in name or "\0" in name
+    return odd or bool(path.anchor) or ".." in path.parts
 
 
 def open_store(path: Path) -> ShardFolder:

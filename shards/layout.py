@@ -164,7 +164,7 @@ def _array(data: memoryview) -> NDArray[Any]:
         raise ValueError("not a block: an array of another length than its header says")
     try:
         return np.frombuffer(data, dtype, offset=length).reshape(shape)
-    except OverflowError as error:  # nothing, times more than there are numbers for
+    except (ValueError, OverflowError) as error:  # a negative number of rows, or none of more than can be counted
         raise ValueError(f"not a block: {error}") from error
 
 

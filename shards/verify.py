@@ -179,7 +179,7 @@ class _Places:
     def __init__(self, samples: pa.Table) -> None:
         placed = samples.filter(pc.is_valid(samples["shard"])).sort_by([(name, "ascending") for name in PLACE])
         self._shards, self._blocks, self._rows = (placed[name].to_numpy() for name in PLACE)
-        self._keys = np.array(placed["key"].to_pylist(), KEY_DTYPE)
+        self._keys = np.array([key.encode() for key in placed["key"].to_pylist()], KEY_DTYPE)
 
     def of_shard(self, number: int) -> "Sequence[tuple[NDArray[np.int32], NDArray[np.bytes_]]]":
         """Rows and keys of each block of a shard."""
