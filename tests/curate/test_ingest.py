@@ -19,7 +19,7 @@ from curate import ingest as ingest_module
 from curate.corpora import Corpus, open_corpus
 from curate.corpora import base as corpora_base
 from curate.corpora.base import Item, Part
-from curate.errors import CorpusDamaged, CorpusEmpty, CurateError
+from curate.errors import CorpusDamaged, CorpusEmpty
 from curate.ingest import IngestResult, in_order, ingest, unread
 from manifests.commit import exclusive
 from manifests.errors import Busy
@@ -28,6 +28,7 @@ from manifests.progress import Advance, Progress
 from manifests.read import read_manifest
 from manifests.schema import SAMPLES
 from shards import layout
+from shards.errors import ShardError
 from shards.index import ShardFolder, open_store
 from shards.read import read_shard
 from shards.verify import verify
@@ -195,7 +196,7 @@ def test_the_resize_rule_is_recorded_and_makes_another_store(tmp_path: Path) -> 
     assert len({store.path for store in stores.values()}) == len({rows_of(s)[0]["pixel_hash"] for s in stores.values()})
     assert len({store.document["transform"] for store in stores.values()}) == 4
     assert run(root, tmp_path).store == stores["antialias"]  # the default
-    with pytest.raises(CurateError, match="no resize rule is called 'nearest'; expected one of antialias, box"):
+    with pytest.raises(ShardError, match="no resize rule is called 'nearest'; expected one of antialias, box"):
         run(root, tmp_path, resize="nearest")
 
 
