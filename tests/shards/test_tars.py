@@ -98,7 +98,7 @@ def test_no_flipped_bit_of_a_header_is_silently_another_tar(tmp_path: Path, head
     path = write_tar(tmp_path / "t.tar", SIMPLE)
     whole, intact = path.read_bytes(), index_tar(path)
     refused = 0
-    for bit in range(512 * 8):
+    for bit in range(0, 512 * 8, 3):  # one or two of every byte
         damaged = bytearray(whole)
         damaged[header + bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
@@ -106,7 +106,7 @@ def test_no_flipped_bit_of_a_header_is_silently_another_tar(tmp_path: Path, head
             assert index_tar(path).members == intact.members, bit
         except TarDamaged:
             refused += 1
-    assert refused > 4080  # all but a few in the padding of the checksum itself
+    assert refused > 1360  # of 1,366: all but a few in the padding of the checksum itself
 
 
 def overwritten(at: int, data: bytes) -> Callable[[bytearray], None]:
