@@ -7,7 +7,6 @@ epoch can be computed alone. A mask leaves rows out: their blocks are not read i
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -70,7 +69,7 @@ class Epoch:
         self._ends = np.cumsum([int(kept[blocks].sum()) for blocks in self.windows])
         self.rows = int(self._ends[-1]) if len(chosen) else 0
         """rows in the epoch"""
-        self._rows_of = lru_cache(maxsize=2)(self._window_rows)  # a batch may lie in two
+        self._rows: dict[int, NDArray[np.int64]] = {}  # of two windows: a batch may lie in both
 
     def pieces(self, start: int, stop: int) -> Iterator[Piece]:
         """The rows at positions start, ..., stop - 1; beyond the last one it begins again at the first."""
@@ -82,6 +81,13 @@ class Epoch:
             found = rows[first : first + stop - start]
             yield Piece(window, found)
             start += len(found)
+
+    def _rows_of(self, window: int) -> NDArray[np.int64]:
+        if window not in self._rows:
+            if len(self._rows) == 2:
+                del self._rows[next(iter(self._rows))]
+            self._rows[window] = self._window_rows(window)
+        return self._rows[window]
 
     def _window_rows(self, window: int) -> NDArray[np.int64]:
         """All rows of a window, in stream order."""
