@@ -46,48 +46,25 @@ def pack(
 @app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(help="A transfer set or a corpus store.")] = Path("transfer-set"),
-    fast: Annotated[bool, typer.Option("--fast", help="Sizes and counts only; no hashing, no decoding.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Sizes and counts only; no shard is read.")] = False,
     json: JSON = False,
 ) -> None:
     """Check every hash and decode every block; exit code 4 if anything differs from what was written."""
     from manifests.errors import IntegrityError
     from shards.verify import verify as verify_folder
 
-    verdict = verify_folder(folder, full=not fast)
+    verdict = verify_folder(folder, full=not fast, progress=bar)
     if json:
         emit_json(dataclasses.asdict(verdict))
     else:
         for problem in verdict.problems:
             print(problem)
         state = "damaged: delete what is named above, then make or copy it again" if verdict.problems else "sound"
-        depth = "sizes and counts" if fast else "every hash and every block"
+        mb = verdict.bytes / 1e6
+        depth = "sizes and counts" if fast else f"every hash and every block at {mb / verdict.seconds:,.0f} MB/s"
         print(f"{folder}: {state}; {verdict.images:,} images in {verdict.shards} shards, checked {depth}")
     if verdict.problems:
         raise typer.Exit(IntegrityError.exit_code)
-
-
-@app.command()
-def bench(
-    folder: Annotated[
-        Path, typer.Argument(help="A transfer set or a store, or a folder on the disk that is meant.")
-    ] = Path(),
-    json: JSON = False,
-) -> None:
-    """Measure what this disk and machine give: reading, hashing, streaming, and in a folder that holds no set writing.
-
-    Takes some twenty seconds; of what it writes nothing is left.
-    """
-    from shards.bench import STEPS
-    from shards.bench import bench as bench_folder
-
-    with bar("bench", STEPS, unit="steps") as advance:
-        found = bench_folder(folder, advance=advance)
-    if json:
-        emit_json([dataclasses.asdict(line) for line in found])
-    else:
-        cells = [[None if rate is None else round(rate) for rate in (m.mb_per_s, m.images_per_s)] for m in found]
-        rows = [[line.what, *rates] for line, rates in zip(found, cells, strict=True)]
-        print_table(["what", "MB/s", "images/s"], rows)
 
 
 @app.command()
@@ -152,7 +129,7 @@ def bench(
     ] = Path(),
     json: JSON = False,
 ) -> None:
-    """Measure what this disk and machine give: reading, hashing, streaming, and in a folder that holds no set writing.
+    """Measure what this disk and machine give: reading, hashing, streaming; writing too, where there is no set.
 
     Takes some twenty seconds; of what it writes nothing is left.
     """
