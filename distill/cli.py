@@ -1,7 +1,7 @@
 """The `distill` command: train a student, evaluate it, pretrain a teacher. Wires curation's readers in for labels.
 
-`train` is in train_cli.py, commands about networks (`models`, `profile`, `teachers`) in models_cli.py and
-teachers_cli.py.
+`train` is in train_cli.py, what is about methods and finished runs in runs_cli.py, what is about networks in
+models_cli.py and teachers_cli.py.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distill import models_cli, teachers_cli, train_cli
+from distill import models_cli, runs_cli, teachers_cli, train_cli
 from distill.options import Device, Dtype, Json, Replace, Set, StopAfter, Threads, seconds, set_threads, typed
 from manifests.console import emit_json, new_app, note, print_table, run
 from manifests.progress import bar
@@ -156,9 +156,78 @@ def pretrain(
 
 
 app.command()(train_cli.train)
+app.command()(runs_cli.methods)
+app.command()(runs_cli.compare)
+app.command()(runs_cli.export)
 app.command()(models_cli.models)
 app.command()(models_cli.profile)
 app.add_typer(teachers_cli.app, name="teachers")
+
+
+@app.command()
+def synthesize(
+    run: Annotated[Path, typer.Argument(help="A run of a method with a generator.")],
+    count: Annotated[int, typer.Option(help="Images to make.", min=1)] = 10_000,
+    out: Annotated[Path, typer.Option(help="Folder of the transfer set.")] = Path("transfer-set-synthetic"),
+    mosaic: Annotated[Path | None, typer.Option(help="Also a picture of the first 128, PNG.")] = None,
+    holdout: Annotated[float, typer.Option(help="Fraction held out to judge students on.", min=0, max=0.5)] = 0.05,
+    teacher_weights: Annotated[Path | None, typer.Option(help="The teacher's weights file, if not stored.")] = None,
+    work: Work = DEFAULT_WORK,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+    replace: Replace = False,
+    json: Json = False,
+) -> None:
+    """Let a run's generator make a transfer set: its images, scored by the teacher and packed like any others."""
+    from curate.choice import Choice
+    from curate.corpora import open_corpus
+    from curate.run import Sources, curate
+    from distill.device import choose_device, choose_dtype
+    from distill.errors import UnknownTeacher
+    from distill.evaluation import run_plan
+    from distill.models.store import load_teacher
+    from distill.run import Place
+    from distill.synthesize import trained_method, write_images
+    from manifests.commit import write_bytes
+    from manifests.provenance import fingerprint
+    from shards.page import mosaic as picture
+
+    where = choose_device(device)
+    set_threads(threads)
+    plan = run_plan(run) or {}
+    judge = load_teacher(
+        None, teacher_weights, made_with=plan.get("teacher"), dtype=choose_dtype(dtype, where), device=where
+    )
+    if judge is None:
+        raise UnknownTeacher(f"the teacher of {run} is not stored; pass --teacher-weights FILE")
+    method, report = trained_method(run, judge, place=Place(device=where))
+    facts = {"run": report["run"], "steps": report["steps"], "count": count}
+    path = work / "synthetic" / f"{fingerprint(facts)[:12]}.npy"
+    if not path.exists():
+        with bar("synthesize", count) as advance:
+            write_images(method, count, path, advance=advance)
+    if mosaic is not None:
+        import numpy as np
+
+        first = np.load(path, mmap_mode="r")[:128]
+        write_bytes(mosaic, picture(np.ascontiguousarray(first.transpose(0, 3, 1, 2))))
+    made = curate(
+        Sources(corpora=[open_corpus(f"synthetic=npy:{path}")]),
+        judge,
+        Choice(mode="random", budget=count, holdout=holdout),
+        work=work,
+        out=out,
+        device=where,
+        threads=threads,
+        replace=replace,
+        progress=bar,
+    )
+    rows, counts = made.folder.document["rows"], made.folder.document["counts"]
+    if json:
+        emit_json({"out": str(out), "id": made.folder.id, "rows": rows, "counts": counts})
+    else:
+        print(f"{out}: {sum(rows.values()):,} synthetic images ({counts['duplicates']:,} duplicates left out)")
 
 
 def starter_teacher(arch: str, *, device: str = "auto", threads: int | None = None) -> Path:

@@ -23,7 +23,7 @@ def forecast(material: Material, teacher: Classifier, run: RunConfig, *, place: 
     check_claim(out, plan=run.plan(material, teacher, device=place.device))
     method, stream, residence = build_method(run, material, teacher, place=place)
     steps, config = method.setup.steps, run.config
-    student, size = spec(run.student), teacher.input_size
+    student, size = spec(method.deployed().arch), teacher.input_size
     with torch.device("meta"):
         weight = count(student.build(teacher.num_classes), size=size, channels=student.channels)
     before = read_report(out)

@@ -10,7 +10,7 @@ from distill.models.teachers import Classifier
 from shards.index import DOCUMENTS, ShardFolder, open_folder
 from shards.names import is_pattern, is_url
 from shards.sources import LocalBlocks, Source
-from shards.sources.open import PIPE, open_source
+from shards.sources.open import PIPE, open_source, open_splits
 
 SPLITS = ("train", "holdout")
 
@@ -104,7 +104,11 @@ def open_material(address: str, *, size: int | None, resize: str = "antialias", 
     """
     if names_a_set(address) and not is_url(address):
         return Material.of(open_folder(Path(address).expanduser()))
-    train, holdout = (
-        open_source(address, split=split, size=size, resize=resize, allow_pipe=allow_pipe) for split in SPLITS
-    )
-    return Material(train=train, holdout=holdout, document=getattr(train, "document", None))
+
+    if is_url(address):
+        train = open_source(address, split="train")
+        document: Mapping[str, Any] = train.document  # type: ignore[attr-defined]  # of every set that has a URL
+        held_out = open_source(address, split="holdout") if document["rows"].get("holdout") else None
+        return Material(train=train, holdout=held_out, document=document)
+    train, holdout = open_splits(address, SPLITS, size=size, resize=resize, allow_pipe=allow_pipe)
+    return Material(train=train, holdout=holdout)

@@ -44,7 +44,11 @@ def write_report(run: Path, report: Mapping[str, Any], folder: ShardFolder | Non
             ("student updates", f"{report['student_updates']:,}"),
             ("teacher queries", f"{report['teacher_queries']:,}"),
             ("time", f"{report['seconds']:,.0f} s on {report['hardware']['name']}"),
-            *(transfer_set_facts(folder) if folder is not None else [("transfer set", plan["transfer_set"][:12])]),
+            *(
+                transfer_set_facts(folder)
+                if folder is not None
+                else [("transfer set", (plan["transfer_set"] or "none: synthetic images alone")[:32])]
+            ),
         ],
         sections=sections,
     )

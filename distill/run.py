@@ -12,7 +12,7 @@ import torch
 from distill import evaluate
 from distill.device import hardware
 from distill.errors import DistillError
-from distill.material import Material
+from distill.material import Material, Views
 from distill.methods.base import Config, Method, Setup
 from distill.models import spec
 from distill.models.modelspec import plain
@@ -106,10 +106,9 @@ def build_method(
     run: RunConfig, material: Material, teacher: Classifier, *, place: Place
 ) -> tuple[Method, Stream | None, Residence]:
     """The run's method as before its first step, every network seeded, and its stream from the beginning."""
-    kind = find_method(run.method)
     stream: Stream | None = None
     residence: Residence = "window"
-    if kind.needs_stream:
+    if find_method(run.method).needs_stream:
         if material.train is None:
             raise DistillError(f"{run.method} learns from images; pass --shards, or take a method without")
         residence = choose_residence(place.residence, material.train, place.device)
@@ -122,6 +121,15 @@ def build_method(
             resident=residence == "memory",
             on_damage=cast("OnDamage", place.on_damage),
         )
+    views = material.views_for(teacher) if run.logits == "auto" else None
+    method = fresh_method(run, teacher, steps=run.steps(stream), place=place, views=views)
+    return method, stream, residence
+
+
+def fresh_method(
+    run: RunConfig, teacher: Classifier, *, steps: int, place: Place, views: Views | None = None
+) -> Method:
+    """The run's method as before its first step, every network seeded."""
     student = fresh_student(
         run.student,
         teacher.num_classes,
@@ -131,22 +139,23 @@ def build_method(
         dtype=run.dtype,
         device=place.device,
     )
-    if run.compile:
-        student.compile()
-        teacher.compile()
     setup = Setup(
         teacher=teacher,
         student=student,
         device=place.device,
-        steps=run.steps(stream),
+        steps=steps,
         seed=run.seed,
         flip=teacher.flip,
         ranks=place.ranks,
-        views=material.views_for(teacher) if run.logits == "auto" else None,
+        views=views,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(address(run.seed, "method", run.method) >> 1)  # torch takes 63 bits
-        return kind(setup, run.config), stream, residence
+        method = find_method(run.method)(setup, run.config)
+    if run.compile:
+        method.deployed().compile()
+        teacher.compile()
+    return method
 
 
 def distill(
@@ -182,6 +191,7 @@ def distill(
                 stream,
                 folder=out,
                 judge=judge,
+                judged=material.holdout is not None,
                 keep_best=lambda: _save(out / CHOSEN, run, material, method),
                 pace=pace,
                 resident=residence == "device",

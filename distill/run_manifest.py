@@ -20,17 +20,19 @@ def write_run_manifest(run: Path, report: Mapping[str, Any]) -> None:
     parents = {"teacher": plan["teacher"], **({"transfer_set": plan["transfer_set"]} if plan["transfer_set"] else {})}
     made = Provenance(step="train", config=plan, parents=parents, teacher=report["teacher"])
     name = run.resolve().name
-    rows = pa.Table.from_pylist([_row(name, report, _evaluation(run))], schema=RUNS.plain_schema())
+    rows = pa.Table.from_pylist([run_row(run, report)], schema=RUNS.plain_schema())
     write_manifest(run, RUNS, rows, provenance=made)
     metrics = pa.Table.from_pylist([*_metrics(name, run)], schema=METRICS.plain_schema())
     write_manifest(run, METRICS, metrics, provenance=made)
 
 
-def _row(name: str, report: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
+def run_row(run: Path, report: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's row of `runs.parquet`."""
+    evaluation = _evaluation(run)
     plan, agreement = report["run"], report["agreement"]
     students = evaluation["students"] if evaluation else {}
     return {
-        "run": name,
+        "run": run.resolve().name,
         **{column: plan[column] for column in ("method", "student", "transfer_set", "seed")},
         "teacher": report["teacher"]["name"],
         "teacher_sha256": report["teacher"]["sha256"],

@@ -70,6 +70,7 @@ def train(
     folder: Path,
     labels: Labels | None = None,
     judge: Callable[[], float] | None = None,
+    judged: bool | None = None,
     keep_best: Callable[[], None] = lambda: None,
     pace: Pace | None = None,
     resident: bool = False,
@@ -78,13 +79,15 @@ def train(
     """Run ``method`` to the end of its schedule, or until ``pace.stop_after_s``; resumes from ``folder``.
 
     ``stream`` is None for a method that needs none; ``resident`` holds it on the device. ``judge`` rates the student
-    (higher is better) and ``keep_best`` keeps it whenever it is the best so far; only rank 0 calls either, and writes.
+    (higher is better) and ``keep_best`` keeps it whenever it is the best so far; only rank 0 has a judge, and writes,
+    and ``judged`` tells the others that it has one.
     Raises `Diverged`, naming the loss term and the step, when a loss is not finite; the last checkpoint is then from
     before: none is written until all losses up to it, and all that it holds, were seen to be finite.
     """
     pace, setup = pace or Pace(), method.setup
     steps, device, ranks = setup.steps, setup.device, setup.ranks
     judge_every = pace.judge_every or max(1, steps // 10)
+    judged = judge is not None if judged is None else judged
     parts = state_of(method)
     telemetry = parts.get("telemetry")
     now = _resume(parts, folder)
@@ -100,6 +103,8 @@ def train(
     ):
         while now.step < steps and not supply.ended:
             torch.manual_seed(setup.layer_seed(now.step))  # of dropout
+            if supply.chooses_next:  # from networks that are known to be finite
+                log.write(now.step, {})
             terms = method.step(supply.take(), now.step)
             ranks.same_buffers(parts.values())
             now.step += 1
@@ -112,14 +117,15 @@ def train(
             saving = stop or time.monotonic() - saved >= pace.save_every_s
             if ranks.world > 1:  # all must do the same: they ask each other, but not at every step
                 stop, saving = (logging and ranks.agree(said, device) for said in (stop, saving))
-            judging = judge is not None and (last or now.step % judge_every == 0)
+            judging = (last or now.step % judge_every == 0) and (judged or isinstance(telemetry, Telemetry))
             # a judgement may replace the chosen student, so the checkpoint that says so follows at once
             saving = saving or last or judging
             if logging or saving:
                 log.write(now.step, {"updates": now.step * method.config.updates_per_step, "seconds": before + elapsed})
-            if judge is not None and judging and ranks.first:
+            if judging and ranks.first:
+                rating = {} if judge is None else {"agreement": _judge(judge, keep_best, now)}
                 seen = {"synthetic": telemetry.look(method)} if isinstance(telemetry, Telemetry) else {}
-                log.note({"step": now.step, "agreement": _judge(judge, keep_best, now), **seen})
+                log.note({"step": now.step, **rating, **seen})
             if saving and ranks.first:
                 now.seconds, now.stream = before + time.monotonic() - started, supply.state()
                 checkpoint.save(folder / LAST, parts, vars(now))
@@ -171,6 +177,12 @@ class _Supply:
         epochs, at = self._method.config.epochs, self._stream
         return at.epoch == epochs - 1 and at.batch >= at.batches_per_epoch
 
+    @property
+    def chooses_next(self) -> bool:
+        """Whether the next batch is the first of an epoch whose rows the method chooses."""
+        at = self._stream
+        return self._chooses and at is not None and (at.epoch == at.batch == 0 or at.batch >= at.batches_per_epoch)
+
     def state(self) -> dict[str, Any]:
         """Of the stream."""
         return {} if self._stream is None else self._stream.state()
@@ -182,12 +194,11 @@ class _Supply:
         return [self._next(self._feed) for _ in range(self._method.config.batches_per_step)]
 
     def _next(self, feed: Feed) -> RealBatch:
-        stream = feed.stream
-        if self._chooses and stream.epoch == stream.batch == 0:
-            self._choose(0)
-        if self._chooses and stream.batch >= stream.batches_per_epoch:
-            self._choose(stream.epoch + 1)
-            stream.epoch, stream.batch = stream.epoch + 1, 0
+        if self.chooses_next:
+            stream = feed.stream
+            stream.epoch += stream.batch > 0  # the next one, but for the very first
+            stream.batch = 0
+            self._choose(stream.epoch)
         return feed.take()
 
     def _choose(self, epoch: int) -> None:
@@ -266,6 +277,8 @@ class _Log:
 
         Within a step terms come in the order of their computation, so the first bad one is the culprit.
         """
+        if not self._terms:
+            return
         values: dict[str, list[float]] = defaultdict(list)
         read = self._ranks.mean(torch.stack([term for *_, term in self._terms])).tolist()
         for (at, name, _), value in zip(self._terms, read, strict=True):

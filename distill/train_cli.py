@@ -1,14 +1,34 @@
 """The command `distill train`: what to train on what, said by options, by a file, or both."""
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
-
-import typer
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distill.options import Device, Dtype, Json, Replace, Set, StopAfter, Threads, seconds, set_threads, typed
 from distill.options import whole_numbers as numbers
+from distill.train_options import (
+    AllowPipe,
+    BatchSize,
+    Compile,
+    ConfigFile,
+    DryRun,
+    Epochs,
+    Logits,
+    Lr,
+    Method,
+    OnDamage,
+    Out,
+    Recipe,
+    Resident,
+    Resize,
+    Seed,
+    Seeds,
+    Shards,
+    Student,
+    Teacher,
+    TeacherWeights,
+    Updates,
+)
 from manifests.console import emit_json, note, print_table
 from manifests.progress import bar
 
@@ -21,84 +41,36 @@ if TYPE_CHECKING:
     from distill.run import Place, RunConfig
 
 DEFAULT_SET = "transfer-set"
-NAMES = {"set": "setting"}
-"""what a file calls an option whose parameter has another name"""
-
-
-def _read_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Take a file's values as the defaults of the options; what is typed wins."""
-    from distill.errors import DistillError
-
-    if path is None:
-        return None
-    try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DistillError(f"--config {path} does not exist") from None
-    except ValueError as error:
-        raise DistillError(f"--config {path} is not TOML: {error}") from None
-    known = {str(parameter.name) for parameter in context.command.params} - {"config", "help"}
-    values = {NAMES.get(name, name).replace("-", "_"): value for name, value in told.items()}
-    if unknown := sorted({*values} - known):
-        raise DistillError(f"--config {path} has {unknown[0]!r}, which is no option of this command")
-    if isinstance(settings := values.get("setting"), dict):
-        values["setting"] = [f"{name}={_word(value)}" for name, value in settings.items()]
-    if isinstance(seeds := values.get("seeds"), list):
-        values["seeds"] = ",".join(map(str, seeds))
-    context.default_map = {**(context.default_map or {}), **values}
-    return path
-
-
-def _word(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def train(
-    shards: Annotated[
-        str | None,
-        typer.Option(help="Transfer set (folder or URL), or tars of single images: 'data-{0000..0099}.tar'."),
-    ] = None,
-    student: Annotated[str, typer.Option(help="Architecture of the student; `distill models` lists them.")] = "wrn16_1",
-    method: Annotated[str, typer.Option(help="How to distil; `distill methods` lists them.")] = "kd",
-    teacher: Annotated[
-        str | None, typer.Option(help="Teacher's architecture or stored name; default: the transfer set's own teacher.")
-    ] = None,
-    teacher_weights: Annotated[Path | None, typer.Option(help="The teacher's weights file.")] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="paper, starter or one of the method's own; default: by the transfer set.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the train split.")] = None,
-    updates: Annotated[int | None, typer.Option(help="Student updates, for epochs; rounded up to steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images in a batch, of all ranks together.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate of the student.")] = None,
+    shards: Shards = None,
+    student: Student = "wrn16_1",
+    method: Method = "kd",
+    teacher: Teacher = None,
+    teacher_weights: TeacherWeights = None,
+    recipe: Recipe = None,
+    epochs: Epochs = None,
+    updates: Updates = None,
+    batch_size: BatchSize = None,
+    lr: Lr = None,
     setting: Set = None,
-    config: Annotated[  # noqa: ARG001  # its callback has taken it
-        Path | None,
-        typer.Option(
-            help="TOML file with any of these options and a table [set].", callback=_read_config, is_eager=True
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of initial weights, order, augmentation and noise.")] = 0,
-    seeds: Annotated[
-        str | None, typer.Option(help="Several runs, in folders below --out: 0,1,2 or 0-4; with mean and spread.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/METHOD-STUDENT-HASH.")] = None,
-    logits: Annotated[
-        str, typer.Option(help="auto: those that the set carries (--views), if it does; live: ask the teacher.")
-    ] = "auto",
-    resident: Annotated[str, typer.Option(help="Where pixels lie: auto, device, memory or window.")] = "auto",
-    on_damage: Annotated[
-        str, typer.Option(help="refuse, or skip: go on without damaged blocks, up to 1 %.")
-    ] = "refuse",
-    resize: Annotated[str, typer.Option(help="How images of tars come to size, as for `curate ingest`.")] = "antialias",
-    allow_pipe: Annotated[bool, typer.Option("--allow-pipe", help="Let --shards 'pipe:COMMAND' run a shell.")] = False,
+    config: ConfigFile = None,  # noqa: ARG001  # its callback has taken it
+    seed: Seed = 0,
+    seeds: Seeds = None,
+    out: Out = None,
+    logits: Logits = "auto",
+    resident: Resident = "auto",
+    on_damage: OnDamage = "refuse",
+    resize: Resize = "antialias",
+    allow_pipe: AllowPipe = False,
     stop_after: StopAfter = None,
-    compile: Annotated[bool, typer.Option("--compile", help="Run student and teacher through torch.compile.")] = False,
+    compile: Compile = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: Threads = None,
     replace: Replace = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what it costs.")] = False,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Train a student on a transfer set; the same command again resumes, or shows a finished run."""

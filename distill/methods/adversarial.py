@@ -90,8 +90,8 @@ class Adversarial(Method):
     def step(self, real: Sequence[RealBatch], step: int) -> dict[str, Tensor]:  # noqa: ARG002  # it needs none
         return {**self.seek(step), **self.teach(step)}
 
-    def samples(self, count: int) -> Tensor:
-        return self.synthesis.samples(count)
+    def samples(self, count: int, *, number: int = 0) -> Tensor:
+        return self.synthesis.samples(count, number=number)
 
     # the generator's part of a stage
 

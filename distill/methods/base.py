@@ -43,7 +43,9 @@ class Config:
     lr: float = 0.1
     """of the student's SGD, at the start of the schedule"""
     momentum: float = 0.9
+    """of the student's SGD"""
     weight_decay: float = 1e-4
+    """of the student's SGD, on every parameter"""
 
     def __post_init__(self) -> None:
         for field in fields(self):  # counts are from 1; rates, weights of losses and temperatures from 0
@@ -151,10 +153,11 @@ class Setup:
         tensor = torch.from_numpy(numbers)
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
-    def noise(self, purpose: str, step: int, shape: Sequence[int]) -> Tensor:
-        """Standard normal numbers on the device, addressed by (seed, purpose, step); this rank's share of them."""
+    def noise(self, purpose: str, step: int, shape: Sequence[int], *, whole: bool = False) -> Tensor:
+        """Standard normal numbers on the device, addressed by (seed, purpose, step); this rank's share or all."""
         generator = torch.Generator(self.device).manual_seed(address(self.seed, purpose, step) >> 1)
-        return self.ranks.slice(torch.randn(*shape, device=self.device, generator=generator))
+        drawn = torch.randn(*shape, device=self.device, generator=generator)
+        return drawn if whole else self.ranks.slice(drawn)
 
     def integers(self, purpose: str, step: int, count: int, *, below: int) -> Tensor:
         """``count`` evenly drawn int64 in [0, ``below``) on the device, addressed likewise: classes, or rows."""
@@ -228,8 +231,8 @@ class Method(ABC):
         """What else tells of a generator's health when the student is judged, by name; see `distill/telemetry.py`."""
         return {}
 
-    def samples(self, count: int) -> Tensor | None:  # noqa: ARG002  # methods with a generator use it
-        """Synthetic images in [0, 1] (count, C, H, W) for people to look at, or None without a generator."""
+    def samples(self, count: int, *, number: int = 0) -> Tensor | None:  # noqa: ARG002  # those with a generator do
+        """Synthetic images in [0, 1] (count, C, H, W), of the noise of that number; None without a generator."""
         return None
 
 

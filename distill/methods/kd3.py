@@ -59,6 +59,7 @@ class KD3Config(Config):
     contrast: float = 1e-3
     """weight of both contrasts; 0 makes no restyled images"""
     contrast_temperature: float = 0.3
+    """of both NT-Xent losses"""
     contrast_dim: int = 128
     """length of the embeddings that are contrasted"""
     contrast_teacher: bool = True

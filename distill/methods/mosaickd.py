@@ -220,9 +220,11 @@ class MosaicKD(Method):
         return images_BCHW, self.setup.the_teacher(images_BCHW).logits_BK
 
     @torch.no_grad()
-    def samples(self, count: int) -> Tensor:
-        """Synthetic images from the generator in eval mode, always of the same z."""
+    def samples(self, count: int, *, number: int = 0) -> Tensor:
+        """Synthetic images from the generator in eval mode."""
         self.generator.eval()
-        images_BCHW: Tensor = self.generator(self.setup.noise("samples", 0, (count, self.config.z_dim)))
+        images_BCHW: Tensor = self.generator(
+            self.setup.noise("samples", number, (count, self.config.z_dim), whole=True)
+        )
         self.generator.train()
         return images_BCHW

@@ -65,9 +65,13 @@ class Synthesis:
         return self._made(self._noise(f"{purpose} z", number, count), classes_B, by or self.generator)
 
     @torch.no_grad()
-    def samples(self, count: int, *, by: Generator | None = None) -> Tensor:
-        """Images (count, C, H, W) of always the same noise, class after class, by running statistics; for people."""
-        net, z_BZ, classes_B = by or self.generator, self._noise("samples", 0, count), None
+    def samples(self, count: int, *, number: int = 0, by: Generator | None = None) -> Tensor:
+        """Images (count, C, H, W) of the noise of that number, class after class, by running statistics."""
+        net, z_BZ, classes_B = (
+            by or self.generator,
+            self._setup.noise("samples", number, (count, self._z_dim), whole=True),
+            None,
+        )
         if self.embedding is not None:
             classes_B = torch.arange(len(z_BZ), device=self._setup.device) % len(self.embedding.weight)
         net.eval()

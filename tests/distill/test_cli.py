@@ -168,7 +168,7 @@ def test_a_starter_set_uses_the_starter_recipe_and_says_so(
         (["--method", "dk"], "unknown method 'dk'; known: kd, "),
         (["--method", "supervised"], "supervised needs labels and a transfer set has none; `distill pretrain` runs it"),
         (["--student", "convnet"], "unknown model 'convnet'; known: wrn16_1"),
-        (["--recipe", "quick"], "unknown recipe 'quick'; known: paper, starter"),
+        (["--recipe", "quick"], "unknown recipe 'quick' of kd; known: paper, starter"),
         (["--set", "warmth=3"], "kd has no setting 'warmth'; known: batch_size"),
         (["--set", "temperature"], "--set 'temperature'; expected NAME=VALUE, such as --set temperature=4"),
         (["--set", "=4"], "--set '=4'; expected NAME=VALUE"),

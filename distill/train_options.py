@@ -1,0 +1,74 @@
+"""What `distill train` is told: its options, and a file that holds them."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+NAMES = {"set": "setting"}
+"""what a file calls an option whose parameter has another name"""
+
+
+def _read_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Take a file's values as the defaults of the options; what is typed wins."""
+    from distill.errors import DistillError
+
+    if path is None:
+        return None
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DistillError(f"--config {path} does not exist") from None
+    except ValueError as error:
+        raise DistillError(f"--config {path} is not TOML: {error}") from None
+    known = {str(parameter.name) for parameter in context.command.params} - {"config", "help"}
+    values = {NAMES.get(name, name).replace("-", "_"): value for name, value in told.items()}
+    if unknown := sorted({*values} - known):
+        raise DistillError(f"--config {path} has {unknown[0]!r}, which is no option of this command")
+    if isinstance(settings := values.get("setting"), dict):
+        values["setting"] = [f"{name}={_word(value)}" for name, value in settings.items()]
+    if isinstance(seeds := values.get("seeds"), list):
+        values["seeds"] = ",".join(map(str, seeds))
+    context.default_map = {**(context.default_map or {}), **values}
+    return path
+
+
+def _word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+Shards = Annotated[
+    str | None, typer.Option(help="Transfer set (folder or URL), or tars of single images: 'data-{0000..0099}.tar'.")
+]
+Student = Annotated[str, typer.Option(help="Architecture of the student; `distill models` lists them.")]
+Method = Annotated[str, typer.Option(help="How to distil; `distill methods` lists them.")]
+Teacher = Annotated[
+    str | None, typer.Option(help="Teacher's architecture or stored name; default: the transfer set's own teacher.")
+]
+TeacherWeights = Annotated[Path | None, typer.Option(help="The teacher's weights file.")]
+Recipe = Annotated[
+    str | None, typer.Option(help="paper, starter or one of the method's own; default: by the transfer set.")
+]
+Epochs = Annotated[int | None, typer.Option(help="Passes over the train split.")]
+Updates = Annotated[int | None, typer.Option(help="Student updates, for epochs; rounded up to steps.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images in a batch, of all ranks together.")]
+Lr = Annotated[float | None, typer.Option(help="Learning rate of the student.")]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(help="TOML file with any of these options and a table [set].", callback=_read_config, is_eager=True),
+]
+Seed = Annotated[int, typer.Option(help="Of initial weights, order, augmentation and noise.")]
+Seeds = Annotated[
+    str | None, typer.Option(help="Several runs, in folders below --out: 0,1,2 or 0-4; with mean and spread.")
+]
+Out = Annotated[Path | None, typer.Option(help="Run folder; default: runs/METHOD-STUDENT-HASH.")]
+Logits = Annotated[
+    str, typer.Option(help="auto: those that the set carries (--views), if it does; live: ask the teacher.")
+]
+Resident = Annotated[str, typer.Option(help="Where pixels lie: auto, device, memory or window.")]
+OnDamage = Annotated[str, typer.Option(help="refuse, or skip: go on without damaged blocks, up to 1 %.")]
+Resize = Annotated[str, typer.Option(help="How images of tars come to size, as for `curate ingest`.")]
+AllowPipe = Annotated[bool, typer.Option("--allow-pipe", help="Let --shards 'pipe:COMMAND' run a shell.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Run student and teacher through torch.compile.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what it costs.")]
