@@ -89,9 +89,8 @@ class Resident:
     def fill(self, blocks: NDArray[np.int64]) -> None:
         """Read those of ``blocks`` that are not here yet."""
         missing = blocks[~self._read[blocks]]
-        for number, _ in zip(
-            missing, self._pool.map(self.table.load, self._firsts[missing].tolist(), missing.tolist()), strict=True
-        ):
+        loaded = self._pool.map(self.table.load, self._firsts[missing].tolist(), missing.tolist())
+        for number, _ in zip(missing, loaded, strict=True):
             self._read[number] = True
 
 

@@ -1,7 +1,6 @@
 """`shards bench`: a set is measured as it is, any other folder with a set that is gone afterwards."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,9 @@ from shards.errors import NotAShardFolder
 from shards.sources import LocalBlocks
 from shards.stream import Stream
 
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
 
 @pytest.fixture
 def briefly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this process; the ranks, which are processes of their own, take their time."""
     monkeypatch.setattr(shards.bench, "SECONDS", 0.01)
     monkeypatch.setattr(shards.bench, "SAMPLE", 1 << 20)
     monkeypatch.setattr(shards.bench, "_cores", lambda: [0])
