@@ -1,12 +1,12 @@
 """Does the cost of an image, of opening a set, or memory grow with the set or with time?
 
-    python benchmarks/scale.py [--rows 10000 100000 1000000 10000000] [--streamed 72000000] [--work DIR] [--out FILE]
+    python benchmarks/scale.py [--rows 10000 100000 1000000 10000000] [--streamed 36000000] [--work DIR] [--out FILE]
 
 Sets of noise at 8 px (10 million images: 2.3 GB). Each measurement is a process of its own. `open_s` is by the clock,
 from the folder's name to the first batch; the cost of an image is processor time of all threads, a median over epochs.
 
-For memory, 50,000 images of 32 px are streamed over and over: by default 72 million images in batches of 256, what a
-trainer that takes 20,000 images a second sees in an hour. The resident set is looked at after every epoch.
+For memory, 50,000 images of 32 px are streamed over and over: by default 36 million images in batches of 256, what a
+trainer that takes 10,000 images a second sees in an hour. The resident set is looked at after every epoch.
 """
 
 import argparse
@@ -100,7 +100,7 @@ def main() -> None:
     """Measure, print and write; or one task."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 10_000_000])
-    parser.add_argument("--streamed", type=int, default=72_000_000)
+    parser.add_argument("--streamed", type=int, default=36_000_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--work", type=Path)
     parser.add_argument("--out", type=Path)

@@ -29,7 +29,7 @@ for epoch in range(int(sys.argv[3])):
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's account of memory")
 @pytest.mark.parametrize("held", ["window", "resident"])
 def test_memory_is_flat_after_the_first_epoch(held: str, tmp_path: Path) -> None:
-    """200 epochs of 20,000 images at 32 px: 4 million in 15,600 batches; benchmarks/scale.py takes 72 million."""
+    """200 epochs of 20,000 images at 32 px: 4 million in 15,600 batches; benchmarks/scale.py takes 36 million."""
     write_noise(tmp_path / "set", images=20_000, size=32)
     command = [sys.executable, "-c", STREAMED, str(tmp_path / "set"), held, str(EPOCHS)]
     found = [int(line) for line in subprocess.run(command, check=True, capture_output=True).stdout.split()]
