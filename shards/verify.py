@@ -76,7 +76,8 @@ def verify(path: Path, *, full: bool = True, progress: Progress = silent) -> Ver
         return found
 
     total = sum(facts.bytes for facts in files) if full else 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress("verify", total >> 20, unit="MiB") as advance:
+    mib = sum(facts.bytes >> 20 for facts in files)
+    with ThreadPoolExecutor(os.cpu_count()) as pool, progress("verify", mib, unit="MiB") as advance:
         for facts, found in zip(files, pool.map(look, files), strict=True):
             problems += found
             advance(facts.bytes >> 20)
@@ -132,7 +133,7 @@ def _unit_problems(path: Path, document: Mapping[str, Any]) -> Iterator[str]:
             continue
         if record is None or not _as_written(path, record, unit=file.stem):
             yield f"{file} is damaged: not the commit record that was written; delete it"
-        elif any(f.sha256 != document["contents"].get(f.name) for f in record.files):
+        elif any(f.sha256 != document["contents"].get(f.name, f.sha256) for f in record.files):
             yield f"{file} is of another file than the set holds; delete it"
     plan = document.get("plan")
     if plan is not None and (path / PLAN).exists():

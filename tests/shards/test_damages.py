@@ -75,7 +75,7 @@ def pair(sources: Sources, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="module")
 def real_pair(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ShardFolder, ShardFolder]]:
-    """Two sets that `curate select` chose among 2,000 photographs of scenes, of 1,800 images in five shards each."""
+    """Two sets that `curate select` chose among 2,000 photographs of scenes, of 1,950 images in five shards each."""
     from curate.cli import main as curate
 
     work = tmp_path_factory.mktemp("real")
@@ -85,7 +85,7 @@ def real_pair(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         patch.setattr(shards.pack, "shard_rows", lambda size: 512)
         for seed in ("0", "1"):
             arguments = ["select", "--teacher", "wrn40_2", "--teacher-weights", weights, "--corpus", f"scenes={data}"]
-            arguments += ["--mode", "random", "--budget", "1800", "--seed", seed]
+            arguments += ["--mode", "random", "--budget", "1950", "--seed", seed]
             arguments += ["--work", work / "work", "--out", work / seed]
             patch.setattr(sys, "argv", ["curate", *map(str, arguments)])
             with pytest.raises(SystemExit, match="0"):

@@ -1,14 +1,17 @@
 """Verify: a sound folder has no problems, and no damage goes unseen or unnamed."""
 
+import contextlib
+import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
 
-from manifests.commit import Ledger
+from manifests.commit import FileFacts, Ledger
+from manifests.progress import Advance
 from manifests.provenance import fingerprint
 from manifests.read import read_manifest
 from manifests.schema import SAMPLES
@@ -205,3 +208,21 @@ def test_a_copy_elsewhere_is_sound(packed: ShardFolder, tmp_path: Path) -> None:
     record = Ledger(copy).read("transfer-set")
     assert record is not None
     assert json.loads((copy / "transfer-set.json").read_text())["id"] == packed.id
+
+
+def test_progress_ends_at_its_total(packed: ShardFolder) -> None:
+    heard: list[int] = []
+
+    @contextlib.contextmanager
+    def heeded(label: str, total: int, *, unit: str = "images") -> Iterator[Advance]:
+        heard.append(-total)
+        assert (label, unit) == ("verify", "MiB")
+        yield heard.append
+
+    (packed.path / "large").write_bytes(bytes(3 << 20))
+    large = FileFacts(name="large", bytes=3 << 20, sha256=hashlib.sha256(bytes(3 << 20)).hexdigest(), rows=0)
+    record = Ledger(packed.path).read("transfer-set")
+    assert record is not None
+    Ledger(packed.path).commit("transfer-set", fingerprint=record.fingerprint, files=[*record.files, large])
+    assert verify(packed.path, progress=heeded).problems == ()
+    assert (heard[0], sum(heard)) == (-3, 0)
