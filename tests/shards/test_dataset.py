@@ -139,6 +139,15 @@ def test_a_loop_over_epochs_resumes_in_the_epoch_it_was_in(raw: ShardFolder, wor
         assert found + loop(new, new.state_dict()["epoch"], -1) == expected
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loop_that_was_left_goes_on_where_it_was(raw: ShardFolder, workers: int) -> None:
+    """With the same loader, whose workers had begun other batches."""
+    shards = IterableShards(raw.path, batch_size=8, window=2)
+    loader = DataLoader(shards, batch_size=None, num_workers=workers, persistent_workers=workers > 0)
+    found = [key for count in (2, 1, 9, 1) for key in keys(islice(shards.counted(loader), count))]
+    assert found == order(raw, 6, batch_size=8, window=2)
+
+
 def test_ranks_share_each_batch(raw: ShardFolder) -> None:
     ranks = [IterableShards(raw.path, batch_size=8, rank=rank, world=2) for rank in range(2)]
     assert [len(rank) for rank in ranks] == [5, 5]
