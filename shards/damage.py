@@ -1,8 +1,10 @@
 """Going on in spite of damage, if the user says so: a bad block's rows become those of the next good one, and counted.
 
+Where a source says that only some rows of a block are bad, only they are replaced, by the next good one of that block.
+
 So an epoch keeps its length, every rank its number of batches, and the order stays what it is; only what cannot be read
 is another image: the same one in every epoch, on every rank, after every resume, for which one it is depends on nothing
-but which blocks are bad. More than the budget is refused all the same.
+but what is bad. More than the budget is refused all the same.
 """
 
 from collections.abc import Mapping
@@ -10,9 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shards.codec import Encoded
-from shards.errors import BlockDamaged
+from shards.errors import BlockDamaged, RowsDamaged
 from shards.layout import Block
 from shards.sources.base import Checkable, Source
 
@@ -26,7 +29,7 @@ class Damage:
     """What a stream passed over so far."""
 
     blocks: Mapping[int, str]
-    """what was wrong with each bad block that was met, by its number in the source"""
+    """what was wrong with each block that was met and is not wholly good, by its number in the source"""
     images: int
     """that were replaced, each counted once"""
     of: int
@@ -47,30 +50,45 @@ class Skipping:
         self._source, self._budget = source, budget
         self.identity, self.name, self.size = source.identity, source.name, source.size
         self.counts, self.views, self.workers = source.counts, source.views, source.workers
-        self._bad: dict[int, str] = {}
+        self._bad: dict[int, tuple[str, int]] = {}  # what was wrong with a block, and how many of its rows are bad
 
     @property
     def damage(self) -> Damage:
         """What was passed over so far."""
         bad = dict(sorted(self._bad.copy().items()))  # another thread may be adding to it
-        return Damage(blocks=bad, images=int(self.counts[[*bad]].sum()), of=int(self.counts.sum()))
+        return Damage(
+            blocks={number: what for number, (what, _) in bad.items()},
+            images=sum(rows for _, rows in bad.values()),
+            of=int(self.counts.sum()),
+        )
 
     def read(self, block: int) -> Block:
-        """The block, or the next good one in stored order, its rows repeated or cut to the same number.
+        """The block, or the next one in stored order with a good row, its rows repeated or cut to the same number.
 
         Raises `BlockDamaged` once more than the budget is damaged, then and ever after.
         """
         total = len(self.counts)
         for number in ((block + i) % total for i in range(total)):
-            if number not in self._bad:
-                try:
-                    found = self._source.read(number)
-                except BlockDamaged as error:
-                    self._bad[number] = str(error)
-                else:
-                    return found if number == block else _resized(found, int(self.counts[block]))
-            self._check_budget(self._bad[number])
+            found = self._mended(number)
+            if number in self._bad:
+                self._check_budget(self._bad[number][0])
+            if found is not None:
+                return found if number == block else _rows_of(found, np.arange(self.counts[block]) % len(found))
         raise BlockDamaged(f"{self.name}: no block is good; make it again, or copy it again")
+
+    def _mended(self, number: int) -> Block | None:
+        """A block, each bad row of it replaced by the next good one, around its end; None if there is none."""
+        rows = int(self.counts[number])
+        if number in self._bad and self._bad[number][1] == rows:  # known since it was first read
+            return None
+        try:
+            return self._source.read(number)
+        except RowsDamaged as error:
+            self._bad[number] = (str(error), rows - len(error.rows))
+            return _rows_of(error.good, np.searchsorted(error.rows, np.arange(rows)) % len(error.rows))
+        except BlockDamaged as error:
+            self._bad[number] = (str(error), rows)
+            return None
 
     def _check_budget(self, what: str) -> None:
         damage = self.damage
@@ -90,13 +108,8 @@ def guarded(source: Source, on_damage: OnDamage, *, budget: float) -> Source:
     return source
 
 
-def _resized(block: Block, rows: int) -> Block:
-    chosen = np.arange(rows) % len(block)
+def _rows_of(block: Block, chosen: NDArray[np.intp]) -> Block:
     images = block.images
-    if isinstance(images, Encoded):
-        every = images.encoded()
-        images = Encoded.joined([every[row] for row in chosen])
-    else:
-        images = images[chosen]
+    images = images.take(chosen) if isinstance(images, Encoded) else images[chosen]
     logits_NVK = None if block.logits_NVK is None else block.logits_NVK[chosen]
     return Block(images=images, keys=block.keys[chosen], labels=block.labels[chosen], logits_NVK=logits_NVK)

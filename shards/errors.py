@@ -7,10 +7,19 @@ ShardError
 │   ├── NotThere       exit 2   the server has no such file
 │   └── UnknownAddress exit 2   a URL of a kind that nothing here opens
 ├── BlockDamaged       exit 4   a block whose bytes are not what the index says
+│   └── RowsDamaged    exit 4   some of its images cannot be used, the others can
 └── TarDamaged         exit 4   a tar of samples that is not whole: images may be missing
 """
 
+from typing import TYPE_CHECKING
+
 from manifests.errors import IntegrityError, TransfersetError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from shards.layout import Block
 
 
 class ShardError(TransfersetError):
@@ -41,6 +50,14 @@ class BlockDamaged(ShardError, IntegrityError):
     """A block's bytes differ from the index: file and block are named."""
 
     exit_code = IntegrityError.exit_code
+
+
+class RowsDamaged(BlockDamaged):
+    """Some images of a block cannot be used; ``good`` are the others, ``rows`` where in the block they are."""
+
+    def __init__(self, message: str, *, good: "Block", rows: "NDArray[np.intp]") -> None:
+        super().__init__(message)
+        self.good, self.rows = good, rows
 
 
 class TarDamaged(ShardError, IntegrityError):

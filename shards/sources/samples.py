@@ -6,6 +6,7 @@ to an image when it is read. A block is a run of images of one tar.
 
 import os
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from manifests.keys import address, content_key
 from manifests.progress import Progress, silent
 from shards.decode import Transform, Undecodable, decode
-from shards.errors import BlockDamaged, ShardError
+from shards.errors import BlockDamaged, RowsDamaged, ShardError
 from shards.layout import KEY_DTYPE, Block, block_rows
 from shards.sample_index import SampleIndex, Tars, index_samples
 
@@ -40,7 +41,8 @@ class SampleTars:
     under the same header; if they still decode they are handed out, where `curate ingest` hashes every byte.
 
     Several splits may share an index (`index_samples`). Raises `TarDamaged` if a tar is not whole, `ShardError` for
-    what cannot be read so. An image that cannot be decoded damages its block (`BlockDamaged`).
+    what cannot be read so. Where images of a block cannot be decoded, reading it raises `RowsDamaged`, which holds the
+    others.
     """
 
     views = 0
@@ -74,6 +76,7 @@ class SampleTars:
         if not len(rows):
             raise ShardError(f"{self.name} holds no images: there is but one, and it is in the other split")
         self._blocks = _cut(rows, index.tars[rows], block_rows(size))
+        self._refusals: dict[int, str] = {}
         self.counts = np.array([len(block) for block in self._blocks], np.int64)
         # For good: filters belong to the process, and blocks are read in threads for as long as this lives.
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -82,25 +85,43 @@ class SampleTars:
         rows = self._blocks[block]
         tar = int(self._index.tars[rows[0]])
         images_NCHW, keys = np.empty((len(rows), 3, self.size, self.size), np.uint8), np.empty(len(rows), KEY_DTYPE)
+        bad: dict[int, str] = {}
         try:
             with self._index.paths[tar].open("rb", buffering=0) as file:
                 self._index.check(tar, file.fileno())
                 for place, row in enumerate(rows.tolist()):
-                    images_NCHW[place], keys[place] = self._image(file.fileno(), row)
+                    try:
+                        images_NCHW[place], keys[place] = self._image(file.fileno(), row)
+                    except Undecodable as refusal:
+                        bad[place] = str(refusal)
+            if not bad:
+                return Block(images=images_NCHW, keys=keys, labels=self._index.labels[rows])
+            message = self._refusal(block, bad)
         except OSError as error:
             raise BlockDamaged(f"{self._index.paths[tar]} cannot be read: {error.strerror}") from None
-        return Block(images=images_NCHW, keys=keys, labels=self._index.labels[rows])
+        good = np.delete(np.arange(len(rows)), [*bad])
+        if not len(good):
+            raise BlockDamaged(message)
+        others = Block(images=images_NCHW[good], keys=keys[good], labels=self._index.labels[rows[good]])
+        raise RowsDamaged(message, good=others, rows=good)
 
     def _image(self, file: int, row: int) -> tuple[NDArray[np.uint8], str]:
-        """Pixels (3, size, size) of one image, and its key."""
-        reason = self._index.errors.get(row)
-        if reason is None:
-            data = os.pread(file, int(self._index.sizes[row]), int(self._index.offsets[row]))
-            try:
-                return decode(data, self._transform)[0], content_key(data)
-            except Undecodable as refusal:
-                reason = str(refusal)
-        raise BlockDamaged(f"{self._index.name_of(row)} cannot be used: {reason}; pass over it, or pack the tar again")
+        """Pixels (3, size, size) of one image, and its key; raises `Undecodable`."""
+        if row in self._index.errors:
+            raise Undecodable("decode_error", self._index.errors[row])
+        data = os.pread(file, int(self._index.sizes[row]), int(self._index.offsets[row]))
+        return decode(data, self._transform)[0], content_key(data)
+
+    def _refusal(self, block: int, bad: Mapping[int, str]) -> str:
+        """What is wrong with a block; it may be read in every epoch, and to find a name takes a while."""
+        if block not in self._refusals:
+            place, reason = next(iter(bad.items()))
+            more = (
+                f" (nor can {len(bad) - 1:,} of the {len(self._blocks[block]) - 1:,} beside it)" if len(bad) > 1 else ""
+            )
+            name = self._index.name_of(int(self._blocks[block][place]))
+            self._refusals[block] = f"{name} cannot be used: {reason}{more}; pass over it, or pack the tar again"
+        return self._refusals[block]
 
 
 def _drawn(identity: str, images: int, *, split: str | None, share: float) -> NDArray[np.int64]:

@@ -280,13 +280,34 @@ def test_a_link_is_named_and_not_followed(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_decoded_may_be_passed_over(tmp_path: Path) -> None:
+    """It alone is replaced and counted, not the block that it is in."""
     path = write_tar(tmp_path / "t.tar", {**labelled(399), "zzz.png": b"no image"})
-    stream = Stream(SampleTars(path, size=SIZE), batch_size=40, on_damage="skip")
+    stream = Stream(SampleTars(path, size=SIZE), batch_size=40, on_damage="skip", max_bad=1 / 400)
     assert sum(len(batch.keys) for batch in stream.one_epoch()) == 400
-    assert stream.damage.images == 4
+    assert (stream.damage.images, [*stream.damage.blocks]) == (1, [99])
     assert "zzz.png cannot be used" in str(stream.damage)
     with pytest.raises(BlockDamaged, match=r"zzz.png cannot be used: not an image"):
         list(Stream(SampleTars(path, size=SIZE), batch_size=40).one_epoch())
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_the_next_good_image_of_the_block_stands_in(tmp_path: Path, resident: bool) -> None:
+    """Blocks of four: two bad of the first, with the last; all of the second; one of the third."""
+    files = labelled(12)
+    files |= dict.fromkeys(("001.png", "003.png", "004.png", "005.png", "006.png", "007.png", "008.png"), b"no image")
+    source = SampleTars(write_tar(tmp_path / "t.tar", files), size=SIZE)
+    expected = [0, 2, 2, 0, 9, 9, 10, 11, 9, 9, 10, 11]
+    stream = Stream(source, batch_size=12, shuffle=False, on_damage="skip", max_bad=7 / 12, resident=resident)
+    for _ in range(2):
+        batch = next(stream)
+        assert np.array_equal(batch.images_BCHW, np.stack([pixels(number) for number in expected]))
+        assert batch.keys.tolist() == [content_key(files[f"{number:03d}.png"]).encode() for number in expected]
+        assert batch.labels.tolist() == [number % 3 for number in expected]
+        assert stream.damage.images == 7
+    assert "001.png cannot be used: not an image of a known format (nor can 1 of the 3 beside it)" in str(stream.damage)
+    strict = Stream(source, batch_size=12, on_damage="skip", max_bad=6 / 12, resident=resident)
+    with pytest.raises(BlockDamaged, match="so 7 of 12 images are damaged"):
+        next(strict)
 
 
 def test_a_tar_that_changed_since_it_was_opened(tars: Path) -> None:
