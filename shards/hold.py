@@ -30,7 +30,7 @@ class Rows(NamedTuple):
 
 
 class Held(Protocol):
-    """Hands out rows of an epoch."""
+    """Hands out rows of an epoch, to one thread at a time."""
 
     def take(self, epoch: Epoch, piece: Piece, *, view: int) -> Rows:
         """The images of ``piece``, with the logits of one view; raises what reading them raised."""
@@ -118,6 +118,8 @@ class Windowed:
         wanted = [(epoch, w) for w in (window, window + 1) if w < len(epoch.windows)]
         for old in self._coming.keys() - {*wanted}:
             self._recycle(self._coming.pop(old))
+        if (now := self._coming.get(wanted[0])) and now.done() and now.exception():
+            del self._coming[wanted[0]]  # read again: a server that was away, say, may be back
         for place in wanted:
             if place not in self._coming:
                 self._coming[place] = self._loader.submit(self._load, epoch.windows[place[1]])

@@ -2,7 +2,7 @@
 
 import json
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 import shards.sources.local
 from manifests.keys import content_key
-from shards.errors import BlockDamaged, ShardError, StreamStateError
+from shards.errors import BlockDamaged, ShardError, StreamStateError, Unreachable
 from shards.index import BlockFacts, ShardFolder, open_folder, seal, write_index
 from shards.layout import Block
 from shards.read import read_block
@@ -302,6 +302,33 @@ def test_a_few_windows_are_in_memory(tmp_path: Path) -> None:
     assert held < tables + 2 * one_block + first.images_BCHW.nbytes
     assert peak < tables + 2 * one_block + 4 * first.images_BCHW.nbytes
     assert first.images_BCHW.base is None  # a batch is no view that would keep its window
+
+
+def until_away(stream: Stream) -> Iterator[Batch]:
+    with pytest.raises(Unreachable):
+        yield from stream
+
+
+def test_what_could_not_be_read_is_read_again_when_it_is_asked_for_again(store: Store) -> None:
+    class Away(LocalBlocks):
+        away = False
+
+        def read(self, block: int) -> Block:
+            if self.away:
+                raise Unreachable("the server is away")
+            return super().read(block)
+
+    source = Away(store(COUNTS))
+    for resident in (False, True):
+        expected = keys(Stream(LocalBlocks(source.folder), batch_size=4, window=1).one_epoch())
+        stream = Stream(source, batch_size=4, window=1, resident=resident)
+        found = keys([next(stream)])
+        for _ in range(3):
+            source.away = True
+            found += keys(until_away(stream))
+            source.away = False
+        found += keys(islice(stream, stream.batches_per_epoch - stream.batch))
+        assert found == expected
 
 
 def test_a_damaged_block_is_refused_with_its_name(tmp_path: Path) -> None:
