@@ -69,6 +69,7 @@ class Stream:
         self._held: Held = Resident(source) if resident else Windowed(source)
         self._mask: NDArray[np.bool_] | None = None
         self._mask_hash: str | None = None
+        self._left = self.rows  # rows of an epoch, counted once: a mask of a large set takes a while
         self._plan: Epoch | None = None
         self.views = source.views
         self.epoch = 0
@@ -108,8 +109,7 @@ class Stream:
     @property
     def batches_per_epoch(self) -> int:
         """Batches of the current mask's epoch, the same on every rank."""
-        rows = self.rows if self._mask is None else int(self._mask.sum())
-        return rows // self._batch_size if self._tail == "drop" else -(-rows // self._batch_size)
+        return self._left // self._batch_size if self._tail == "drop" else -(-self._left // self._batch_size)
 
     @property
     def damage(self) -> Damage:
@@ -134,15 +134,17 @@ class Stream:
 
         Meant for the start of an epoch: within one the order changes. Raises `ShardError` if not one batch is left.
         """
-        if mask is not None and mask.shape != (self.rows,):
-            raise ShardError(f"the mask has shape {mask.shape}; expected ({self.rows},), a row for each image")
+        if mask is not None and (mask.shape != (self.rows,) or mask.dtype != np.bool_):
+            raise ShardError(
+                f"the mask is {mask.dtype} {mask.shape}; expected bool ({self.rows},), a row for each image"
+            )
         left = self.rows if mask is None else int(mask.sum())
         if left < (self._batch_size if self._tail == "drop" else 1):
             raise ShardError(
                 f"the mask leaves {left:,} of {self.rows:,} images in {self.source.name}, less than a batch of "
                 f"{self._batch_size:,}"
             )
-        self._mask, self._plan = mask, None
+        self._mask, self._left, self._plan = None if mask is None else mask.copy(), left, None
         self._mask_hash = None if mask is None else xxhash.xxh3_128_hexdigest(np.packbits(mask).tobytes())
 
     def state(self) -> dict[str, Any]:

@@ -157,14 +157,24 @@ def test_the_state_names_the_mask_and_the_epoch_has_its_length() -> None:
     assert (stream.batches_per_epoch, stream.state()["mask"]) == (4, None)
 
 
+def test_a_mask_that_is_used_again_changes_nothing() -> None:
+    stream = Stream(Memory([4, 4]), batch_size=2, shuffle=False)
+    mask = np.arange(8) < 5
+    stream.narrow(mask)
+    mask[:] = ~mask
+    assert [label for batch in stream.one_epoch() for label in batch.labels] == [0, 1, 2, 3]
+
+
 def test_a_mask_without_a_batch_is_refused_and_changes_nothing() -> None:
     stream = Stream(Memory([4, 4]), batch_size=4)
     stream.narrow(np.arange(8) < 5)
     before = stream.state()
     with pytest.raises(ShardError, match=r"the mask leaves 3 of 8 images in a set in memory, less than a batch of 4$"):
         stream.narrow(np.arange(8) < 3)
-    with pytest.raises(ShardError, match=r"the mask has shape \(7,\); expected \(8,\), a row for each image$"):
+    with pytest.raises(ShardError, match=r"the mask is bool \(7,\); expected bool \(8,\), a row for each image$"):
         stream.narrow(np.ones(7, bool))
+    with pytest.raises(ShardError, match=r"the mask is int64 \(8,\); expected bool"):  # else taken for row numbers
+        stream.narrow(np.arange(8) % 2)  # type: ignore[arg-type]
     assert stream.state() == before
     wrapped = Stream(Memory([4, 4]), batch_size=4, tail="wrap")
     wrapped.narrow(np.arange(8) == 5)
