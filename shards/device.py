@@ -1,7 +1,7 @@
 """Batches on the device: read, pinned and copied on a stream of their own while the step before computes."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from shards.errors import ShardError
 from shards.hold import fits_in_memory
-from shards.layout import KEY_DTYPE
+from shards.layout import KEY_DTYPE, Block
 from shards.sources.base import Source
 from shards.stream import Batch, Stream
 
@@ -67,6 +67,8 @@ class Feed:
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._reader = ThreadPoolExecutor(1)
         self._there = OnDevice(stream.source, device) if resident else None
+        if self._side:  # what the other stream still copies there is not read before it has
+            self._side.wait_stream(torch.cuda.current_stream(device))
         self._under_way: deque[tuple[int, int, Future[_Delivery]]] = deque()
 
     def __enter__(self) -> Self:
@@ -85,7 +87,9 @@ class Feed:
         """The next batch; raises what reading it raised."""
         wanted = self._next(self.stream.epoch, self.stream.batch)
         if self._under_way and self._under_way[0][:2] != wanted:
-            self._under_way.clear()  # the stream was set elsewhere since
+            for *_, stale in self._under_way:  # the stream was set elsewhere since
+                stale.cancel()
+            self._under_way.clear()
         while len(self._under_way) <= AHEAD:
             at = self._next(*self._last()) if self._under_way else wanted
             if at[0] != wanted[0] and not self._past:
@@ -142,8 +146,7 @@ class OnDevice:
         self._logits_NVK: Tensor | None = None
         self._keys, self._labels = np.empty(rows, KEY_DTYPE), np.empty(rows, np.int32)
         start = 0
-        for number in range(len(source.counts)):
-            block = source.read(number)
+        for block in _in_turn(source):
             here = slice(start, start + len(block))
             self._images_NCHW[here] = torch.from_numpy(block.images_NCHW).to(device)
             self._keys[here], self._labels[here] = block.keys, block.labels
@@ -159,6 +162,13 @@ class OnDevice:
         known = Batch(np.empty((0, 3, 0, 0), np.uint8), self._keys[rows], self._labels[rows])
         logits_BK = None if self._logits_NVK is None else self._logits_NVK[there_B, view]
         return known, self._images_NCHW[there_B], logits_BK
+
+
+def _in_turn(source: Source) -> Iterator[Block]:
+    """All blocks, read by the source's workers: never more of them at once than there are workers."""
+    with ThreadPoolExecutor(source.workers) as pool:
+        for first in range(0, len(source.counts), source.workers):
+            yield from pool.map(source.read, range(first, min(first + source.workers, len(source.counts))))
 
 
 def choose_residence(asked: str, source: Source, device: torch.device) -> Residence:

@@ -1,5 +1,7 @@
 """Feed: the stream's own order, read ahead without moving the stream's position."""
 
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from shards.device import AHEAD, Feed, choose_residence
 from shards.errors import BlockDamaged, ShardError
 from shards.index import ShardFolder
+from shards.layout import Block
 from shards.sources import LocalBlocks
 from shards.stream import Batch, Stream
 from tests.shards import make
@@ -83,6 +86,40 @@ def test_a_set_on_the_device_gives_the_same_batches(transfer_set: ShardFolder) -
             assert real.labels_B is not None
             assert real.labels_B.tolist() == expected.labels.tolist()
             assert fed.state() == plain.state()
+
+
+def test_a_set_goes_to_the_device_by_all_the_sources_workers(transfer_set: ShardFolder) -> None:
+    together = threading.Barrier(2)
+
+    class Slow(LocalBlocks):
+        workers = 2
+
+        def read(self, block: int) -> Block:
+            if block < 4:  # the fifth is alone
+                together.wait(timeout=10)
+            return super().read(block)
+
+    plain, fed = fresh(transfer_set), Stream(Slow(transfer_set), batch_size=BATCH, seed=3)
+    with Feed(fed, device=CPU, resident=True) as feed:
+        assert feed.take().keys.tolist() == next(plain).keys.tolist()
+
+
+def test_what_nobody_wants_any_more_is_not_read(transfer_set: ShardFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, read, go_on = fresh(transfer_set), list[tuple[int, int]](), threading.Event()
+
+    def slow(epoch: int, batch: int) -> Batch:
+        read.append((epoch, batch))
+        if batch:
+            go_on.wait(timeout=10)
+        return Stream.read(stream, epoch, batch)
+
+    monkeypatch.setattr(stream, "read", slow)
+    with Feed(stream, device=CPU) as feed:
+        feed.take()
+        stream.epoch, stream.batch = 7, 0
+        threading.Timer(0.2, go_on.set).start()
+        feed.take()
+        assert read[: read.index((7, 0))] in ([(0, 0)], [(0, 0), (0, 1)])
 
 
 def test_a_mask_may_come_before_each_epoch(transfer_set: ShardFolder) -> None:
