@@ -27,6 +27,8 @@ from shards.errors import NotAShardFolder
 TRANSFER_SET = "transfer-set.json"
 STORE = "store.json"
 DOCUMENTS = (TRANSFER_SET, STORE)
+EXPORT = "export.json"
+"""what an export is, written last: a folder that holds it holds all the export's files"""
 FIELDS = {"kind", "id", "size", "contents"}
 """what every document has; the rest is its writer's"""
 DOCUMENT_MAX = 64 << 20

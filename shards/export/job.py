@@ -20,11 +20,10 @@ from shards.export.encode import LOSSLESS, Encoder
 from shards.export.facts import Facts, load_facts
 from shards.export.folder import write_metadata
 from shards.export.piece import FORMATS, Piece, Sample, Write
-from shards.index import ShardFolder
+from shards.index import EXPORT, ShardFolder
 from shards.layout import shard_rows
 from shards.sources.local import LocalBlocks
 
-DOCUMENT = "export.json"
 VERSION = 1
 """raised when the same set would give other bytes"""
 
@@ -158,7 +157,7 @@ class _Job:
         """Write what the export is, then the record that it is whole."""
         lossless = LOSSLESS[self._encoder.kind]
         about = {**self._plan, **self._classes, "images": self._images, "lossless": lossless}
-        write_json(self._out / DOCUMENT, about)
+        write_json(self._out / EXPORT, about)
         self._ledger.commit("export", fingerprint=fingerprint({"plan": self._plan}), facts=about)
         return Exported(
             images=self._images,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from manifests.commit import PLAN
 from manifests.progress import Progress, silent
 from shards.errors import ShardError
-from shards.index import DOCUMENTS, open_folder
+from shards.index import DOCUMENTS, EXPORT, open_folder
 from shards.names import is_pattern, is_url
 from shards.sources.base import Source
 from shards.sources.local import LocalBlocks
@@ -68,7 +68,8 @@ def open_splits(
     if is_url(text):
         return [_stored(_elsewhere(text, split), text, size=size, resize=resize) for split in splits]
     path = Path(text).expanduser()
-    if text and any((path / name).exists() for name in (*DOCUMENTS, PLAN)):
+    planned = (path / PLAN).exists() and not (path / EXPORT).exists()  # a set that is not finished, or an export
+    if text and (planned or any((path / name).exists() for name in DOCUMENTS)):
         folder = open_folder(path)
         return [_stored(LocalBlocks(folder, split), text, size=size, resize=resize) for split in splits]
     if not text or not (path.is_file() or is_pattern(text) or any(path.glob("*.[tT][aA][rR]"))):

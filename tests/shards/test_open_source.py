@@ -8,6 +8,7 @@ import pytest
 
 import shards
 from shards.errors import NotAShardFolder, ShardError, TarDamaged
+from shards.export import export
 from shards.index import ShardFolder
 from shards.sources import LocalBlocks, SampleTars, open_source, open_splits
 from shards.stream import Stream
@@ -49,6 +50,15 @@ def test_an_unfinished_set_says_so(tmp_path: Path) -> None:
     write_tar(tmp_path / "t.tar", pictures(1))
     with pytest.raises(NotAShardFolder, match="is unfinished: run the command that makes it again"):
         open_source(tmp_path, split=None, size=SIZE)
+
+
+def test_an_export_is_tars_of_samples_once_it_is_finished(packed: ShardFolder, tmp_path: Path) -> None:
+    out = tmp_path / "export"
+    export(packed, out, to="wds")
+    assert open_source(out, split=None, size=SIZE).counts.sum() == packed.rows()
+    (out / "export.json").unlink()  # as if killed before
+    with pytest.raises(NotAShardFolder, match="is unfinished: run the command that makes it again"):
+        open_source(out, split=None, size=SIZE)
 
 
 @pytest.mark.parametrize("address", ["", "/t-*.*", "/t-{0.tar,1.TAR}", ["t-1.TAR", "t-0.tar"]])
