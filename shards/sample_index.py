@@ -26,7 +26,8 @@ LABELS = ("cls", "json")
 """extensions of members that state a label; the first that a sample has counts"""
 LABEL_BYTES = 16 << 20
 """of such a member, at most: it is read whole when a set is opened"""
-_NUMBER = re.compile(r"-?[0-9]{1,9}")  # fits int32
+NUMBER = re.compile(r"-?[0-9]{1,9}")
+"""a label that is a class number: it fits int32"""
 
 Tars = str | Path | Sequence[str | Path]
 """a tar, a folder of tars, a pattern such as `data-{0000..0099}.tar` or `data/*.tar`, or several of these"""
@@ -181,7 +182,7 @@ def _label(sample: Sample, path: Path, file: int) -> str | None:
 def _numbers(texts: Collection[str | None]) -> tuple[NDArray[np.int32], tuple[str, ...] | None]:
     """The class number of each text, and the classes' names unless all texts are integers."""
     stated = [text for text in texts if text is not None]
-    if all(map(_NUMBER.fullmatch, stated)):
+    if all(map(NUMBER.fullmatch, stated)):
         return np.array([UNKNOWN_LABEL if text is None else int(text) for text in texts], np.int32), None
     classes = tuple(sorted(stated))
     place: dict[str | None, int] = {name: number for number, name in enumerate(classes)}

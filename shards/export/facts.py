@@ -13,6 +13,7 @@ from manifests.read import read_batches, read_rows
 from manifests.schema import SAMPLES, SCORES
 from shards.index import ShardFolder
 from shards.layout import KEY_DTYPE
+from shards.sample_index import NUMBER
 
 PLACE = ("shard", "block", "row")
 LEFT_OUT = {"status", "error", *PLACE}
@@ -73,7 +74,7 @@ def _classed(folder: ShardFolder, rows: pa.Table) -> Facts:
         return Facts(rows=rows, classes=stated, numbers=rows["pred"].to_pylist(), meaning="the teacher's prediction")
     labels, meaning = rows["source_label"].to_pylist(), "the source's own label"
     words = {label for label in labels if label is not None}
-    if not stated and all(word.isdecimal() and word == str(int(word)) for word in words):  # numbers, as MNIST's
+    if not stated and all(NUMBER.fullmatch(word) and word == str(int(word)) for word in words):  # as MNIST's
         return Facts(rows=rows, classes=(), numbers=[n if n is None else int(n) for n in labels], meaning=meaning)
     classes = stated or sorted(words)
     number_of = {name: number for number, name in enumerate(classes)}

@@ -17,7 +17,9 @@ from shards.export.piece import Piece
 UNLABELLED = "unlabelled"
 """folder of images of no class"""
 METADATA = "metadata.jsonl"
-_UNSAFE = re.compile(r'^[.]|[\x00-\x1f\x7f%/\\:*?"<>|]')  # what leads elsewhere, hides, or some system has no name for
+_UNSAFE = re.compile(
+    r'^[.]|^u(?=nlabelled$)|^m(?=etadata[.]jsonl$)|[\x00-\x1f\x7f%/\\:*?"<>|]'
+)  # what leads elsewhere, hides, is the name of one of ours, or some system has no name for
 
 
 def write(out: Path, piece: Piece) -> list[FileFacts]:
@@ -33,7 +35,7 @@ def write(out: Path, piece: Piece) -> list[FileFacts]:
 
 
 def path_of(label: str | None, key: str, extension: str) -> str:
-    """Path below a split. Characters that no file name may have become `%2F`, so that two classes never share one."""
+    """Path below a split. What no name may be becomes `%2F`, so that two classes never share one."""
     folder = UNLABELLED if label is None else _UNSAFE.sub(lambda found: f"%{ord(found[0]):02X}", label) or "%"
     return f"{folder}/{key}.{extension}"
 

@@ -24,7 +24,7 @@ from shards.index import EXPORT, ShardFolder
 from shards.layout import shard_rows
 from shards.sources.local import LocalBlocks
 
-VERSION = 1
+VERSION = 2
 """raised when the same set would give other bytes"""
 
 

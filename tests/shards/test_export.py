@@ -234,6 +234,8 @@ def labelled(folder: Path, labels: Sequence[str | None], *, classes: Sequence[st
         (["b", "a", "z"], ["b", "a"], [0, 1, None], ["b", "a"]),
         (["10", "2", None], None, [10, 2, None], None),
         (["010", "2"], None, [0, 1], ["010", "2"]),
+        (["-1", "0"], None, [-1, 0], None),
+        (["9" * 20, "2"], None, [1, 0], ["2", "9" * 20]),  # of which no column of numbers holds all
         ([None, None], None, [None, None], None),
     ],
 )
@@ -257,11 +259,12 @@ def test_classes_of_a_store_are_its_sources(
 
 def test_no_class_leads_out_of_the_folder(tmp_path: Path) -> None:
     nasty = ["../../up", "/root", "..", ".hidden", "a/b", "a%2Fb", "", "C:\\x", "nul\0", "été 猫 #1?", "plain"]
+    nasty += ["unlabelled", "metadata.jsonl"]
     assert path_of("plain", "k", "png") == "plain/k.png"
     assert path_of("été 猫 #1?", "k", "png") == "été 猫 #1%3F/k.png"
-    export(labelled(tmp_path / "store", nasty), tmp_path / "out", to="folder")
+    export(labelled(tmp_path / "store", [*nasty, None]), tmp_path / "out", to="folder")
     folders = {path.parent for path in (tmp_path / "out").rglob("*.png")}
-    assert len(folders) == len(nasty)
+    assert len(folders) == len(nasty) + 1
     assert {folder.parent for folder in folders} == {tmp_path / "out" / "train"}
     assert not [folder for folder in folders if folder.name.startswith(".")]
 
