@@ -87,7 +87,8 @@ class IterableShards(IterableDataset[Example]):
         self._opened = _Opened(address, split=split, size=size)
         self._options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle, "tail": tail}
         self._options |= {"window": window, "rank": rank, "world": world}
-        self._batches = self._stream().batches_per_epoch
+        self._kept: Stream | None = None
+        self._batches = self._reckoning().batches_per_epoch
         self._delivered = 0
         # Epoch and batch where iterating begins: shared, for workers that persist are copies made in the first epoch.
         self._start = torch.zeros(2, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
@@ -119,13 +120,13 @@ class IterableShards(IterableDataset[Example]):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream is after what `counted` delivered: a few plain values, those of `Stream.state`."""
-        stream = self._stream()
+        stream = self._reckoning()
         stream.epoch, stream.batch = int(self._start[0]), self._delivered
         return stream.state()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, saved with any number of ranks and workers; `StreamStateError` for another stream's."""
-        stream = self._stream()
+        stream = self._reckoning()
         stream.load_state(state)
         self._go_to(stream.epoch, stream.batch)
 
@@ -135,6 +136,15 @@ class IterableShards(IterableDataset[Example]):
 
     def _stream(self) -> Stream:
         return Stream(self._opened.source, **self._options)
+
+    def _reckoning(self) -> Stream:
+        """A stream that nothing is read from: to make one looks at every shard, too long for the state of a batch."""
+        if self._kept is None:
+            self._kept = self._stream()
+        return self._kept
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}
 
 
 class MapShards(Dataset[Example]):

@@ -148,6 +148,16 @@ def test_a_loop_that_was_left_goes_on_where_it_was(raw: ShardFolder, workers: in
     assert found == order(raw, 6, batch_size=8, window=2)
 
 
+def test_the_state_of_a_batch_looks_at_no_shard(raw: ShardFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a set that lies elsewhere that is a request for each of them."""
+    shards = IterableShards(raw.path, batch_size=8)
+    batches = shards.counted(shards)
+    next(batches)
+    monkeypatch.setattr(LocalBlocks, "check", lambda self: pytest.fail("looked at the shards"))
+    for _ in batches:
+        assert shards.state_dict()["batch"] > 0
+
+
 def test_ranks_share_each_batch(raw: ShardFolder) -> None:
     ranks = [IterableShards(raw.path, batch_size=8, rank=rank, world=2) for rank in range(2)]
     assert [len(rank) for rank in ranks] == [5, 5]
