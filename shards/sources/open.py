@@ -1,5 +1,7 @@
 """What an address means: a transfer set here or elsewhere, tars of samples, or a command that writes one."""
 
+import os
+import shutil
 import subprocess
 import tempfile
 import weakref
@@ -130,19 +132,25 @@ def _piped(
     from shards.sample_index import index_samples
 
     px = _size_of_tars(size, resize, text)
-    folder = tempfile.TemporaryDirectory(prefix="transferset-")  # lives as long as the index
-    tar = Path(folder.name) / "pipe.tar"
+    folder = Path(tempfile.mkdtemp(prefix="transferset-"))  # lives as long as the index
+    tar = folder / "pipe.tar"
     try:
         _run(text, tar)
         index = replace(index_samples(tar, progress=progress), name=text)
         found = _of_index(index, splits, size=px, resize=resize)
     except BaseException as error:
-        folder.cleanup()
+        _remove(folder, os.getpid())
         if isinstance(error, ShardError):
             raise type(error)(str(error).replace(str(tar), text)) from None
         raise
-    weakref.finalize(index, folder.cleanup)
+    weakref.finalize(index, _remove, folder, os.getpid())
     return found
+
+
+def _remove(folder: Path, maker: int) -> None:
+    """Remove a folder in the process that made it; one that was forked from it may let go of it earlier."""
+    if os.getpid() == maker:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run(text: str, tar: Path) -> None:

@@ -1,6 +1,7 @@
 """What an address means: sets, tars, URLs and commands are opened, everything else is refused in words."""
 
 import gc
+import os
 import tempfile
 from pathlib import Path
 
@@ -145,6 +146,20 @@ def test_a_pipe_is_spooled_and_removed(tars: Path, spool: Path) -> None:
     gc.collect()
     assert not spooled.exists()
     assert [*spool.iterdir()] == []
+
+
+def test_a_forked_process_leaves_what_a_pipe_wrote(tars: Path, spool: Path) -> None:
+    source = open_source(f"pipe:cat '{tars}/t-0.tar'", split=None, size=SIZE, allow_pipe=True)
+    child = os.fork()
+    if child == 0:
+        try:
+            del source
+            gc.collect()
+        finally:
+            os._exit(0)
+    assert os.waitpid(child, 0) == (child, 0)
+    assert len(source.read(0)) > 0
+    assert len([*spool.iterdir()]) == 1
 
 
 @pytest.mark.parametrize(
