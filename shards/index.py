@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.commit import PLAN, FileFacts, Ledger, write_json
-from manifests.errors import IntegrityError
+from manifests.errors import IntegrityError, OutputConflict
 from manifests.provenance import Provenance, fingerprint
 from manifests.read import read_manifest
 from manifests.schema import SHARDS
@@ -234,6 +234,13 @@ def _leads_out(name: str) -> bool:
     path = PureWindowsPath(name)  # takes / and \\ both, and knows drives
     odd = not path.parts or len(name.encode()) > 255 or "\\" in name or "\0" in name
     return odd or bool(path.anchor) or ".." in path.parts
+
+
+def refuse_own(out: Path, *inputs: Path) -> None:
+    """Refuse (`OutputConflict`) to write where an input lies: moved aside, it could not be read."""
+    for path in inputs:
+        if path.resolve().is_relative_to(out.resolve()):
+            raise OutputConflict(f"{out} is, or holds, {path}, which is to be read; choose another folder")
 
 
 def open_store(path: Path) -> ShardFolder:

@@ -27,7 +27,7 @@ from manifests.write import manifest_writer
 from shards.card import CARD, card
 from shards.codec import Encoded
 from shards.croissant import CROISSANT, croissant
-from shards.index import ShardFacts, ShardFolder, contents_id, open_folder, seal, write_index
+from shards.index import ShardFacts, ShardFolder, contents_id, open_folder, refuse_own, seal, write_index
 from shards.layout import KEY_DTYPE, UNKNOWN_LABEL, Block, block_rows, shard_name, shard_rows
 from shards.read import read_block
 from shards.selection import SelectionFolder
@@ -77,6 +77,7 @@ def pack(
     ``views`` the blocks carry logits. ``licence`` is what the cards beside the set say of its images. The same
     selection and views give the same bytes and the same id.
     """
+    refuse_own(out, selection.path, *(store.path for store in stores.values()))
     selection.check_stores({name: store.id for name, store in stores.items()})
     Ledger(selection.path).verify()  # its manifests are copied unread
     plan = plan_of(selection.plan, views)

@@ -20,7 +20,7 @@ from shards.export.encode import LOSSLESS, Encoder
 from shards.export.facts import Facts, load_facts
 from shards.export.folder import write_metadata
 from shards.export.piece import FORMATS, Piece, Sample, Write
-from shards.index import EXPORT, ShardFolder
+from shards.index import EXPORT, ShardFolder, refuse_own
 from shards.layout import shard_rows
 from shards.sources.local import LocalBlocks
 
@@ -66,6 +66,7 @@ def export(
         raise ShardError(f"--to is {to!r}; expected one of {', '.join(FORMATS)}")
     if rows is not None and (rows < 1 or to == "folder"):
         raise ShardError(f"--shard-rows is {rows}; expected at least 1, and for wds or parquet: a folder has no shards")
+    refuse_own(out, folder.path)
     encoder = Encoder(image, quality)
     wanted = [name for name in folder.splits if split in (None, name) and folder.rows(name)]
     if not wanted:

@@ -337,6 +337,16 @@ def test_another_export_in_the_folder_is_refused(packed_set: ShardFolder, tmp_pa
     assert done.images == {"holdout": 4}
 
 
+def test_a_set_is_not_moved_aside_to_be_exported_in_its_place(packed_set: ShardFolder) -> None:
+    before = contents(packed_set.path)
+    for out in (packed_set.path, packed_set.path.parent):
+        with pytest.raises(
+            OutputConflict, match=f"^{out} is, or holds, {packed_set.path}, which is to be read; choose"
+        ):
+            export(packed_set, out, to="wds", replace=True)
+    assert contents(packed_set.path) == before
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

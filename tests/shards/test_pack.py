@@ -251,6 +251,13 @@ def test_killed_it_goes_on_to_the_same_bytes(sources: Sources, packed: ShardFold
     assert contents(out) == contents(packed.path)
 
 
+def test_what_is_read_is_not_moved_aside_to_pack_in_its_place(sources: Sources) -> None:
+    for path in (sources.selection.path, *(store.path for store in sources.stores.values())):
+        with pytest.raises(OutputConflict, match=r"is, or holds, .*, which is to be read; choose another"):
+            shards.pack.pack(sources.selection, sources.stores, path, replace=True)
+        assert path.is_dir()
+
+
 def test_stores_of_another_id_are_refused(sources: Sources, tmp_path: Path) -> None:
     other = make.write_store(tmp_path / "other", [[4]], corpus="two", seed=9)
     own = sources.selection.parents["two"]
