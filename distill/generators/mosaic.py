@@ -56,13 +56,12 @@ class Generator(nn.Module):
             nn.Upsample(scale_factor=2),
             *_conv(128, 64, kernel=3, stride=1),
             nn.Conv2d(64, channels, 3, padding=1),
-            nn.Sigmoid(),
         )
 
     def forward(self, z_BZ: Tensor) -> Tensor:
-        """Images in [0, 1], images_BCHW, of z_BZ ~ N(0, 1)."""
-        images_BCHW: Tensor = self.body(self.start(z_BZ))
-        return images_BCHW
+        """Images in [0, 1], images_BCHW, float32, of z_BZ ~ N(0, 1)."""
+        u_BCHW: Tensor = self.body(self.start(z_BZ))
+        return u_BCHW.float().sigmoid()  # near 1 bfloat16 has fewer levels than pixels do
 
 
 class Discriminator(nn.Module):

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from distill.ranks import ALONE, Ranks, average_gradients
 from manifests.keys import address
 from shards.augment import PAD, crop_and_flip
 from shards.device import RealBatch
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Stateful(Protocol):
@@ -110,6 +112,16 @@ class Setup:
         if self.teacher is None:
             raise AssertionError("this method needs a teacher and was built without one")
         return self.teacher
+
+    def housed(self, net: M) -> M:
+        """A network of the method's own on the device, in channels-last where the run is in bfloat16."""
+        low = self.student.dtype == "bfloat16"
+        net.to(self.device, memory_format=torch.channels_last if low else torch.preserve_format)  # type: ignore[call-overload]
+        return net
+
+    def autocast(self) -> torch.autocast:
+        """What such a network runs under; student and teacher see to it themselves."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.student.dtype == "bfloat16")
 
     def layer_seed(self, step: int) -> int:
         """Seed of what layers themselves draw in a step, such as dropout; each rank has its own."""
@@ -204,6 +216,11 @@ class Method(ABC):
     @abstractmethod
     def step(self, real: Sequence[RealBatch], step: int) -> dict[str, Tensor]:
         """Learn from ``batches_per_step`` batches; return each loss term, detached, on the device."""
+
+    def compile(self) -> None:
+        """Run the networks through torch.compile from now on; a method with more of them than these adds its own."""
+        self.deployed().compile()
+        self.setup.the_teacher.compile()
 
     def choose(self, epoch: int, look: Look) -> NDArray[np.bool_] | None:  # noqa: ARG002  # most take the whole stream
         """Which rows of the train split, in stored order, the stream of this epoch has; None: all.

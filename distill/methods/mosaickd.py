@@ -118,17 +118,17 @@ class MosaicKD(Method):
     def __init__(self, setup: Setup, config: MosaicKDConfig) -> None:
         super().__init__(setup, config)
         size, variant = setup.the_teacher.input_size, cast("Variant", config.networks)
-        self.generator = Generator(z_dim=config.z_dim, size=size, variant=variant).to(setup.device)
+        self.generator = setup.housed(Generator(z_dim=config.z_dim, size=size, variant=variant))
         self.student_optimizer = sgd(setup.student, config)
         self.generator_optimizer = self._adam(self.generator)
         self.discriminator: nn.Module | None = None
         if "local" in config.generator_weights:
             patches = config.discriminator == "patch"
-            self.discriminator = (
+            self.discriminator = setup.housed(
                 Discriminator(stride=config.stride, variant=variant)
                 if patches
                 else ImageDiscriminator(size=size, variant=variant)
-            ).to(setup.device)
+            )
             self.discriminator_optimizer = self._adam(self.discriminator)
 
     def _adam(self, network: nn.Module) -> torch.optim.Optimizer:
@@ -140,6 +140,12 @@ class MosaicKD(Method):
         if self.discriminator is not None:
             parts |= {"discriminator": self.discriminator, "discriminator_optimizer": self.discriminator_optimizer}
         return parts
+
+    def compile(self) -> None:
+        super().compile()
+        self.generator.compile()
+        if self.discriminator is not None:
+            self.discriminator.compile()
 
     def queries(self, steps: int) -> int:
         """Without those for real images whose logits the transfer set carries."""
@@ -162,15 +168,17 @@ class MosaicKD(Method):
         return {**terms, "kl": torch.stack(losses).mean()}
 
     def _synthetic(self, purpose: str, number: int) -> Tensor:
-        images_BCHW: Tensor = self.generator(
-            self.setup.noise(purpose, number, (self.config.batch_size, self.config.z_dim))
-        )
+        z_BZ = self.setup.noise(purpose, number, (self.config.batch_size, self.config.z_dim))
+        with self.setup.autocast():
+            images_BCHW: Tensor = self.generator(z_BZ)
         return images_BCHW
 
     def _judge(self, discriminator: nn.Module, fake_BCHW: Tensor, real: RealBatch, *, lr: float) -> Tensor:
         """The discriminator's update."""
         real_BCHW = real.images_BCHW.float() / 255
-        critic = discriminator_loss(discriminator(fake_BCHW.detach()), discriminator(real_BCHW))
+        with self.setup.autocast():
+            maps = discriminator(fake_BCHW.detach()), discriminator(real_BCHW)
+        critic = discriminator_loss(*maps)
         descend(critic, self.discriminator_optimizer, lr=lr)
         return critic.detach()
 
@@ -181,7 +189,9 @@ class MosaicKD(Method):
         with no_gradients_for(net, *([] if discriminator is None else [discriminator])):
             terms = self._of_the_teacher(fake_BCHW, weights) if weights.keys() - {"local"} else {}
             if discriminator is not None:
-                terms["local"] = generator_loss(discriminator(fake_BCHW))
+                with self.setup.autocast():
+                    map_B1hw = discriminator(fake_BCHW)
+                terms["local"] = generator_loss(map_B1hw)
             loss = torch.stack([weights[name] * terms[name] for name in weights]).sum()
             descend(loss, self.generator_optimizer, lr=lr)
         return {name: terms[name].detach() for name in weights}
@@ -223,8 +233,8 @@ class MosaicKD(Method):
     def samples(self, count: int, *, number: int = 0) -> Tensor:
         """Synthetic images from the generator in eval mode."""
         self.generator.eval()
-        images_BCHW: Tensor = self.generator(
-            self.setup.noise("samples", number, (count, self.config.z_dim), whole=True)
-        )
+        z_BZ = self.setup.noise("samples", number, (count, self.config.z_dim), whole=True)
+        with self.setup.autocast():
+            images_BCHW: Tensor = self.generator(z_BZ)
         self.generator.train()
         return images_BCHW

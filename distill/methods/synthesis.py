@@ -37,7 +37,7 @@ class Synthesis:
     ) -> None:
         self._setup, self._z_dim, self._conditioning = setup, z_dim, conditioning
         width = input_width(z_dim, conditioning)
-        self.generator = Generator(z_dim=width, size=size, network=network).to(setup.device)
+        self.generator = setup.housed(Generator(z_dim=width, size=size, network=network))
         self.embedding = None
         if conditioning != "none":
             self.embedding = ClassEmbedding(setup.the_teacher.num_classes, z_dim).to(setup.device)
@@ -87,8 +87,7 @@ class Synthesis:
         if self.embedding is not None and classes_B is not None:
             embeddings_BE = self.embedding(classes_B)
             input_BZ = conditioned(z_BZ, embeddings_BE, self._conditioning)
-        low = self._setup.student.dtype == "bfloat16"
-        with torch.autocast(self._setup.device.type, dtype=torch.bfloat16, enabled=low):
+        with self._setup.autocast():
             u_BCHW = net.logits(input_BZ)
         u_BCHW = u_BCHW.float()
         return Made(images_BCHW=u_BCHW.sigmoid(), u_BCHW=u_BCHW, classes_B=classes_B, embeddings_BE=embeddings_BE)
