@@ -3,9 +3,11 @@
 Both hand out rows by their stored numbers, as copies, so that a batch that is kept keeps nothing else.
 """
 
+import contextlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from threading import Lock
 from typing import NamedTuple, Protocol
 
@@ -17,6 +19,9 @@ from shards.errors import BlockDamaged
 from shards.layout import KEY_DTYPE, Block
 from shards.order import Epoch, Piece
 from shards.sources.base import Source
+
+MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
+"""of Linux's control groups, version 2"""
 
 
 class Rows(NamedTuple):
@@ -176,6 +181,14 @@ def _picked(
 
 
 def fits_in_memory(source: Source) -> bool:
-    """Whether all pixels of a source take no more than a quarter of the machine's memory."""
+    """Whether all pixels of a source, in each process that `torchrun` runs here, take at most a quarter of the memory."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return processes * int(source.counts.sum()) * 3 * source.size**2 <= _memory() // 4
+
+
+def _memory() -> int:
+    """Bytes of the machine, or as many of them as a container or a batch system allows."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(source.counts.sum()) * 3 * source.size**2 <= memory // 4
+    with contextlib.suppress(OSError, ValueError):  # no such file, or no limit: "max"
+        memory = min(memory, int(MEMORY_LIMIT.read_text()))
+    return memory

@@ -1,11 +1,13 @@
 """Feed: the stream's own order, read ahead without moving the stream's position."""
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import shards.hold
 from shards.device import AHEAD, Feed, choose_residence
 from shards.errors import BlockDamaged, ShardError
 from shards.index import ShardFolder
@@ -142,6 +144,25 @@ def test_a_mask_may_come_before_each_epoch(transfer_set: ShardFolder) -> None:
 @pytest.mark.parametrize(("asked", "found"), [("auto", "memory"), ("window", "window"), ("device", "device")])
 def test_a_small_set_is_held_in_memory_unless_said_otherwise(transfer_set: ShardFolder, asked: str, found: str) -> None:
     assert choose_residence(asked, LocalBlocks(transfer_set), CPU) == found
+
+
+def test_every_process_of_a_machine_counts_and_so_does_the_limit_of_a_container(
+    transfer_set: ShardFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, file = LocalBlocks(transfer_set), tmp_path / "memory.max"
+    pixels = int(source.counts.sum()) * 3 * source.size**2
+    monkeypatch.setattr(shards.hold, "MEMORY_LIMIT", file)
+    assert choose_residence("auto", source, CPU) == "memory"  # of the whole machine
+    for limit, processes, found in (
+        ("max", 2, "memory"),
+        (4 * pixels, 1, "memory"),
+        (4 * pixels - 1, 1, "window"),
+        (8 * pixels, 2, "memory"),
+        (8 * pixels - 1, 2, "window"),
+    ):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        file.write_text(f"{limit}\n")
+        assert choose_residence("auto", source, CPU) == found, (limit, processes)
 
 
 def test_another_residence_is_refused(transfer_set: ShardFolder) -> None:
