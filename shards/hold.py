@@ -181,7 +181,7 @@ def _picked(
 
 
 def fits_in_memory(source: Source) -> bool:
-    """Whether all pixels of a source, in each process that `torchrun` runs here, take at most a quarter of the memory."""
+    """Whether all pixels of a source, in each process that `torchrun` runs here, take a quarter of memory or less."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     return processes * int(source.counts.sum()) * 3 * source.size**2 <= _memory() // 4
 
