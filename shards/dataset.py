@@ -34,11 +34,11 @@ CACHED = 64
 
 
 class _Opened:
-    """A source that is opened anew in every process: what travels to a worker is where it is."""
+    """A source that is pickled as where it is, and opened when it is wanted there; a forked process has it open."""
 
     def __init__(self, address: Address, *, split: str | None, size: int | None) -> None:
         self._address, self._split, self._size = address, split, size
-        self._process, self._source = os.getpid(), self._open()
+        self._source: Source | None = self._open()
         self._identity = dict(self._source.identity)
 
     def _open(self) -> Source:
@@ -47,17 +47,18 @@ class _Opened:
     @property
     def source(self) -> Source:
         """The blocks; `ShardError` if there is another set than there was."""
-        if self._process != os.getpid():
-            self._process, self._source = os.getpid(), self._open()
-        if self._source.identity != self._identity:
-            raise ShardError(
-                f"{self._address} was set {self._identity['id']} when it was opened and is "
-                f"{self._source.identity['id']} now; leave a set as it is while it is read"
-            )
+        if self._source is None:
+            found = self._open()
+            if found.identity != self._identity:
+                raise ShardError(
+                    f"{self._address} was set {self._identity['id']} when it was opened and is "
+                    f"{found.identity['id']} now; leave a set as it is while it is read"
+                )
+            self._source = found
         return self._source
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_process": None, "_source": None}
+        return {**self.__dict__, "_source": None}
 
 
 class IterableShards(IterableDataset[Example]):

@@ -5,6 +5,7 @@ import pickle
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -289,6 +290,17 @@ def test_tars_of_samples_are_sets_too(raw: ShardFolder, tmp_path: Path, workers:
     assert len(rows) == ROWS
     with pytest.raises(ShardError, match="images in tars come in any size, and none is given"):
         IterableShards(pattern, batch_size=8)
+
+
+def test_a_forked_worker_reads_no_header_again(
+    raw: ShardFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(raw, tmp_path, to="wds")
+    sets = [made(tmp_path, size=make.SIZE) for made in (partial(IterableShards, batch_size=8), MapShards)]
+    monkeypatch.setattr("shards.sample_index.index_tar", lambda path: pytest.fail(f"read {path} again"))
+    for data, batch in zip(sets, (None, 8), strict=True):
+        loader = DataLoader(data, batch_size=batch, num_workers=2, multiprocessing_context="fork")
+        assert len(list(loader)) == ROWS // 8
 
 
 def test_the_example_of_the_guide_runs_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
