@@ -92,10 +92,12 @@ def bench(folder: Path, *, advance: Advance = nothing) -> list[Measured]:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", dir=folder)))
             found += _writing(folder)
             opened = write_noise(folder / "set", images=SAMPLE // (3 * 32**2), size=32)
+        source = LocalBlocks(opened)
+        source.check()
         advance(1)
         found += _reading(opened)
         advance(1)
-        for resident in (False, True) if fits_in_memory(LocalBlocks(opened)) else (False,):
+        for resident in (False, True) if fits_in_memory(source) else (False,):
             for cores in sorted({1, len(_cores())}):
                 found.append(_streaming(opened, resident=resident, cores=cores))
             advance(1)

@@ -1,4 +1,4 @@
-"""The `shards` command: pack a selection, verify a folder."""
+"""The `shards` command: pack a selection; verify, show, export and measure a set."""
 
 import dataclasses
 from pathlib import Path
@@ -26,12 +26,15 @@ def pack(
     json: JSON = False,
 ) -> None:
     """Copy the selected images into a transfer set: shuffled block shards and their manifests."""
+    from shards.errors import ShardError
     from shards.index import open_store
     from shards.pack import pack as pack_selection
     from shards.selection import open_selection
 
     order = open_selection(selection)
     stores = {str(opened.document["corpus"]): opened for opened in map(open_store, store)}
+    if len(stores) < len(store):
+        raise ShardError(f"two of the stores given are of one corpus; expected one --store each of {', '.join(stores)}")
     result = pack_selection(order, stores, out, licence=licence, replace=replace, progress=bar)
     if result.moved:
         note(f"the old {out} is now {result.moved}")

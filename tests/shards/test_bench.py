@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 import shards.bench
 from shards.bench import bench, write_noise
 from shards.cli import app
-from shards.errors import NotAShardFolder
+from shards.errors import BlockDamaged, NotAShardFolder
 from shards.sources import LocalBlocks
 from shards.stream import Stream
 
@@ -63,3 +63,10 @@ def test_a_set_is_read_and_nothing_is_written(briefly: None, tmp_path: Path) -> 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(NotAShardFolder, match="nowhere is no folder"):
         bench(tmp_path / "nowhere")
+
+
+def test_a_set_that_lacks_a_shard_is_damaged(tmp_path: Path) -> None:
+    opened = write_noise(tmp_path / "set", images=300, size=8)
+    (opened.path / opened.shards[0].name).unlink()
+    with pytest.raises(BlockDamaged, match=r"000000.tar is missing; `shards verify .*set` lists all that is wrong"):
+        bench(tmp_path / "set")

@@ -48,6 +48,14 @@ def stores(sources: Sources) -> list[object]:
     return [word for store in sources.stores.values() for word in ("--store", store.path)]
 
 
+def test_two_stores_of_one_corpus_are_refused(command: Shards, sources: Sources, tmp_path: Path) -> None:
+    """Else the last of them would be taken, and nothing said of the first."""
+    other = make.write_store(tmp_path / "other", [[3]], corpus="one", seed=9).path
+    answer = command("pack", sources.selection.path, "--store", other, *stores(sources), "--out", tmp_path / "out")
+    assert (answer.code, answer.out) == (2, "")
+    assert "two of the stores given are of one corpus; expected one --store each of one, two" in answer.err
+
+
 def test_pack_and_verify_say_what_they_did(
     command: Shards, sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
