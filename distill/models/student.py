@@ -1,6 +1,7 @@
 """The student: a network in training behind the teacher's normaliser."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ class Student(nn.Module):
         self.dtype: Precision = dtype
         self.mean, self.std = tuple(mean), tuple(std)
         self._probe = Probe(self.net, head=head)
+        self._ask: Callable[..., TeacherView] = self._probe
         self.register_buffer("mean_C", torch.tensor(self.mean), persistent=False)
         self.register_buffer("std_C", torch.tensor(self.std), persistent=False)
 
@@ -42,7 +44,11 @@ class Student(nn.Module):
 
     def view(self, images_BCHW: Tensor) -> TeacherView:
         """Logits, features, and what is being watched, with gradients to the weights."""
-        return self._probe(images_BCHW, mean_C=self.mean_C, std_C=self.std_C, dtype=self.dtype)
+        return self._ask(images_BCHW, mean_C=self.mean_C, std_C=self.std_C, dtype=self.dtype)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Answer through torch.compile from now on, by `forward` and by `view` alike."""
+        self._ask = torch.compile(self._probe.__call__, *args, **kwargs)
 
     def watch(self, *, maps: Sequence[str]) -> Watch:
         """Show in every view also the outputs of the modules named; as `Classifier.watch`."""

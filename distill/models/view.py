@@ -9,6 +9,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from typing import Literal
 
 import torch
@@ -86,7 +87,6 @@ class Probe:
         self.net = net
         self.head = net.get_submodule(head)
         self.watches: tuple[Watch, ...] = ()
-        self._watched = 0
         self._seen = _Seen()
         self._handle = self.head.register_forward_pre_hook(self._keep_features, with_kwargs=True)
 
@@ -131,8 +131,8 @@ class Probe:
             if name not in modules:
                 known = [known for known, module in modules.items() if known and "." not in known]
                 raise DistillError(f"the network has no module {name!r}; it has {', '.join(known)} and what is in them")
-        self._watched += 1
-        number = self._watched
+        taken = {watch.number for watch in self.watches}
+        number = next(n for n in count() if n not in taken)  # used again: what was compiled for it holds
         handles = [modules[name].register_forward_hook(partial(self._keep_map, number, name)) for name in maps]
         if batch_norm:
             layers = {name: module for name, module in modules.items() if isinstance(module, _BatchNorm)}
@@ -141,7 +141,7 @@ class Probe:
             handles += [
                 layer.register_forward_pre_hook(partial(self._keep_moments, number, n)) for n, layer in layers.items()
             ]
-        watch = Watch(self, handles, maps=tuple(maps), batch_norm=batch_norm)
+        watch = Watch(self, handles, number=number, maps=tuple(maps), batch_norm=batch_norm)
         self.watches += (watch,)
         return watch
 
@@ -173,8 +173,15 @@ class Watch:
     """What `Probe.watch` began; `remove`, or the end of a `with`, ends it."""
 
     def __init__(
-        self, probe: Probe, handles: Sequence[RemovableHandle], *, maps: tuple[str, ...], batch_norm: bool
+        self,
+        probe: Probe,
+        handles: Sequence[RemovableHandle],
+        *,
+        number: int,
+        maps: tuple[str, ...],
+        batch_norm: bool,
     ) -> None:
+        self.number = number
         self.maps = maps
         self.batch_norm = batch_norm
         self._probe = probe
