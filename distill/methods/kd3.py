@@ -133,9 +133,19 @@ class KD3(Method):
             confidence_N, class_N = (
                 torch.cat([getattr(part, name) for part in found]) for name in ("values", "indices")
             )
-            kept_N = chosen(confidence_N, class_N, threshold=self.config.threshold)
-            self.choice.epoch, self.choice.rows_N = epoch, kept_N.cpu().numpy()
+            kept_N = chosen(confidence_N, class_N, threshold=self.config.threshold).cpu().numpy()
+            self._check_enough(kept_N, epoch)
+            self.choice.epoch, self.choice.rows_N = epoch, kept_N
         return self.choice.rows_N
+
+    def _check_enough(self, kept_N: NDArray[np.bool_], epoch: int) -> None:
+        config, left = self.config, int(kept_N.sum())
+        if left < config.batch_size:
+            raise DistillError(
+                f"in epoch {epoch + 1} of {config.epochs} kd3 is sure enough of {left:,} of {len(kept_N):,} images "
+                f"(threshold {config.threshold}), fewer than a batch of {config.batch_size:,}; start a new run with a "
+                f"lower --set threshold= (0 takes all images), or with a smaller --batch-size"
+            )
 
     def step(self, real: Sequence[RealBatch], step: int) -> dict[str, Tensor]:
         config, teacher = self.config, self.setup.the_teacher

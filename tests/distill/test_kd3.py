@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from distill import checkpoint
+from distill.errors import DistillError
 from distill.losses.mix_style import mix_style
 from distill.losses.nt_xent import nt_xent
 from distill.material import Material
@@ -224,7 +225,7 @@ def test_a_choice_is_made_once_an_epoch_and_kept(weights: Path, tmp_path: Path) 
 
 
 def test_looks_are_counted_while_the_teacher_is_asked(weights: Path) -> None:
-    method, asked = make(weights), list[int]()
+    method, asked = make(weights, threshold=0.6), list[int]()
     method.setup.the_teacher.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
     for epoch in (10, 11, 12, 13):  # the teacher's share is 0 from 12 on
         method.choice.epoch, method.choice.rows_N = epoch - 1, np.ones(24, np.bool_)
@@ -237,6 +238,17 @@ def test_a_threshold_of_0_takes_the_stream_as_it_is(weights: Path) -> None:
     look = Look()
     assert make(weights, threshold=0.0).choose(0, look) is None
     assert look.times == 0
+
+
+def test_too_few_sure_images_for_a_batch_say_what_to_do(weights: Path) -> None:
+    method = make(weights, batch_size=24)
+    words = (
+        r"^in epoch 3 of 24 kd3 is sure enough of \d+ of 24 images \(threshold 0.95\), fewer than a batch of 24; start "
+        r"a new run with a lower --set threshold= \(0 takes all images\), or with a smaller --batch-size$"
+    )
+    with pytest.raises(DistillError, match=words):
+        method.choose(2, Look())
+    assert method.choice.epoch == -1
 
 
 def test_published_settings() -> None:
