@@ -1,6 +1,7 @@
 """mosaickd against a second, plain writing of one outer iteration, and the defects that other implementations have."""
 
 import copy
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -383,3 +384,45 @@ def test_a_size_that_the_generator_cannot_make(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedSize, match="a multiple of 4; got 10"):
         make(toys.write_teacher(tmp_path / "t.safetensors", size=10))
     assert isinstance(make(toys.write_teacher(tmp_path / "t.safetensors", size=12)).generator, Generator)
+
+
+def test_in_bfloat16_all_networks_compute_in_it_and_losses_do_not(weights: Path) -> None:
+    """Channels-last too; images are float32: near 1 that type has fewer levels than pixels do."""
+    student = fresh_student(
+        "wrn16_1", len(toys.CLASSES), mean=toys.MEAN, std=toys.STD, seed=0, dtype="bfloat16", device=toys.CPU
+    )
+    teacher = load_classifier(weights, dtype="bfloat16")
+    method = MosaicKD(
+        Setup(teacher=teacher, student=student, device=toys.CPU, steps=STEPS, seed=3, flip=True),
+        MosaicKDConfig(batch_size=BATCH, student_steps=STUDENT_STEPS, z_dim=10),
+    )
+    seen: dict[str, set[torch.dtype]] = {}
+    for name, net in {"generator": method.generator, "discriminator": critic(method)}.items():
+        for module in net.modules():
+            if isinstance(module, nn.Conv2d):
+                assert module.weight.is_contiguous(memory_format=torch.channels_last)
+                module.register_forward_hook(lambda _, __, out, of=name: seen.setdefault(of, set()).add(out.dtype))
+    terms = method.step([real(number) for number in range(1 + STUDENT_STEPS)], 0)
+    assert seen == {"generator": {torch.bfloat16}, "discriminator": {torch.bfloat16}}
+    assert {term.dtype for term in terms.values()} == {torch.float32}
+    assert method.samples(4).dtype == torch.float32
+
+
+def test_compile_covers_generator_and_discriminator(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is asked of them in an iteration goes through what torch.compile made; here that is themselves."""
+    asked: Counter[str] = Counter()
+
+    def compiled(call: Any, *_: Any, **__: Any) -> Any:
+        def through(*inputs: Any, **named: Any) -> Any:
+            asked[type(call.__self__).__name__] += 1
+            return call(*inputs, **named)
+
+        return through
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    method = make(weights)
+    method.compile()
+    method.step([real(number) for number in range(1 + STUDENT_STEPS)], 0)
+    assert asked["Generator"] == 1 + STUDENT_STEPS
+    assert asked["Discriminator"] == 3  # fake and real; fake again, for the generator
+    assert asked["Classifier"] == 1 + STUDENT_STEPS
