@@ -85,7 +85,6 @@ class Resident:
         self._firsts = np.cumsum(source.counts) - source.counts
         self._read = np.zeros(len(source.counts), bool)
         self.table = Table(int(source.counts.sum()), source)
-        self._pool = ThreadPoolExecutor(source.workers)
 
     def take(self, epoch: Epoch, piece: Piece, *, view: int) -> Rows:
         self.fill(epoch.windows[piece.window])
@@ -94,9 +93,12 @@ class Resident:
     def fill(self, blocks: NDArray[np.int64]) -> None:
         """Read those of ``blocks`` that are not here yet."""
         missing = blocks[~self._read[blocks]]
-        loaded = self._pool.map(self.table.load, self._firsts[missing].tolist(), missing.tolist())
-        for number, _ in zip(missing, loaded, strict=True):
-            self._read[number] = True
+        if not len(missing):
+            return
+        with ThreadPoolExecutor(self._source.workers) as readers:
+            loaded = readers.map(self.table.load, self._firsts[missing].tolist(), missing.tolist())
+            for number, _ in zip(missing, loaded, strict=True):
+                self._read[number] = True
 
 
 class Windowed:
@@ -105,7 +107,10 @@ class Windowed:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._firsts = np.cumsum(source.counts) - source.counts
-        self._readers = ThreadPoolExecutor(source.workers)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._process = os.getpid()
         self._loader = ThreadPoolExecutor(1)
         self._coming: dict[tuple[Epoch, int], Future[_Window]] = {}
         self._spare: list[Table] = []
@@ -120,6 +125,8 @@ class Windowed:
 
     def _window(self, epoch: Epoch, window: int) -> "_Window":
         """A window, and the next one under way."""
+        if self._process != os.getpid():  # forked: the thread is not here, and what it was about to load never comes
+            self._begin()
         wanted = [(epoch, w) for w in (window, window + 1) if w < len(epoch.windows)]
         for old in self._coming.keys() - {*wanted}:
             self._recycle(self._coming.pop(old))
@@ -139,12 +146,13 @@ class Windowed:
         counts = self._source.counts[blocks]
         starts = np.cumsum(counts) - counts
         first, rest = self._source.read(int(blocks[0])), blocks[1:].tolist()
-        if isinstance(first.images, Encoded):  # pixels only of the rows that are handed out, and when they are
-            return _Window(self._firsts[blocks], starts, [first, *self._readers.map(self._source.read, rest)])
-        table = self._table(int(counts.sum()))
-        table.put(0, first)
-        for _ in self._readers.map(table.load, starts[1:].tolist(), rest):  # raises what reading raised
-            pass
+        with ThreadPoolExecutor(self._source.workers) as readers:
+            if isinstance(first.images, Encoded):  # pixels only of the rows that are handed out, and when they are
+                return _Window(self._firsts[blocks], starts, [first, *readers.map(self._source.read, rest)])
+            table = self._table(int(counts.sum()))
+            table.put(0, first)
+            for _ in readers.map(table.load, starts[1:].tolist(), rest):  # raises what reading raised
+                pass
         return _Window(self._firsts[blocks], starts, table)
 
     def _table(self, rows: int) -> Table:

@@ -1,6 +1,7 @@
 """The stream: every image once an epoch, the same order whoever asks and wherever it resumes."""
 
 import json
+import multiprocessing
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -329,6 +330,23 @@ def test_what_could_not_be_read_is_read_again_when_it_is_asked_for_again(store: 
             source.away = False
         found += keys(islice(stream, stream.batches_per_epoch - stream.batch))
         assert found == expected
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_a_stream_goes_on_in_a_forked_process(store: Store, resident: bool) -> None:
+    """As where a loader's worker inherits one that was read from."""
+    stream = Stream(LocalBlocks(store(COUNTS)), batch_size=4, window=1, resident=resident)
+    next(stream)
+    theirs, ours = multiprocessing.get_context("fork").Pipe(duplex=False)
+
+    def read() -> None:
+        ours.send(keys(islice(stream, 6)))
+
+    child = multiprocessing.get_context("fork").Process(target=read, daemon=True)
+    child.start()
+    assert theirs.poll(30), "it waits for a thread that is not there"
+    assert theirs.recv() == keys(islice(stream, 6))
+    child.join()
 
 
 def test_a_damaged_block_is_refused_with_its_name(tmp_path: Path) -> None:
