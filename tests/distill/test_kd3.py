@@ -225,7 +225,7 @@ def test_a_choice_is_made_once_an_epoch_and_kept(weights: Path, tmp_path: Path) 
 
 
 def test_looks_are_counted_while_the_teacher_is_asked(weights: Path) -> None:
-    method, asked = make(weights, batch_size=4), list[int]()
+    method, asked = make(weights, threshold=0.01), list[int]()
     method.setup.the_teacher.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
     for epoch in (10, 11, 12, 13):  # the teacher's share is 0 from 12 on
         method.choice.epoch, method.choice.rows_N = epoch - 1, np.ones(24, np.bool_)
