@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -23,6 +24,7 @@ from distill.ranks import ALONE, Ranks
 from distill.recipes import find_method
 from distill.report import REPORT, SYNTHETIC_MOSAIC, read_report, write_report
 from distill.run_manifest import write_run_manifest
+from distill.tensorboard import Board
 from distill.train import Pace, Progressed, train
 from manifests.commit import claimed, write_bytes, write_json
 from manifests.keys import address
@@ -153,8 +155,7 @@ def fresh_method(
         torch.manual_seed(address(run.seed, "method", run.method) >> 1)  # torch takes 63 bits
         method = find_method(run.method)(setup, run.config)
     if run.compile:
-        method.deployed().compile()
-        teacher.compile()
+        method.compile()
     return method
 
 
@@ -167,12 +168,14 @@ def distill(
     place: Place,
     replace: bool = False,
     pace: Pace | None = None,
+    tensorboard: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Run or resume ``run`` in ``out`` and return its report; a run that is finished only shows its report again.
 
     The student of the last step is `student.safetensors`; the one that agrees best with the teacher on the held-out
-    slice is `chosen.safetensors`. No test label is seen here. Of several ranks the first writes.
+    slice is `chosen.safetensors`. No test label is seen here. Of several ranks the first writes. With ``tensorboard``
+    event files lie beside metrics.jsonl (extra `tensorboard`).
     """
     spec(run.student).check_size(teacher.input_size)
     material.check(teacher)
@@ -183,9 +186,12 @@ def distill(
         before = read_report(out)
         if before is not None and before["finished"] and (out / STUDENT).exists():
             return before
-        judge = _Judge(material.holdout, method) if first and material.holdout is not None else None
+        _meet_again(stream, before)
+        judge = None
+        if first and material.holdout is not None:
+            judge = _Judge(material.holdout, method, on_damage=cast("OnDamage", place.on_damage))
         shown = progress(f"{run.method} {run.student}", method.setup.steps, unit="steps")
-        with shown if first else silent("", 0) as advance:
+        with shown if first else silent("", 0) as advance, Board(out) as board:
             done = train(
                 method,
                 stream,
@@ -195,15 +201,29 @@ def distill(
                 keep_best=lambda: _save(out / CHOSEN, run, material, method),
                 pace=pace,
                 resident=residence == "device",
+                mirror=board if tensorboard else lambda line: None,
                 advance=advance,
             )
         if not first:
             return {}
         report = {"run": plan, "transfer_set": material.place, **_outcome(method, done, judge)}
         report["images"] = stream.rows if stream else 0
-        report["damage"] = None if stream is None or not stream.damage.blocks else asdict(stream.damage)
+        report["damage"] = _damage(stream) if stream else None
         _write(out, run, material, method, report)
     return report
+
+
+def _meet_again(stream: Stream | None, before: Mapping[str, Any] | None) -> None:
+    """Read the bad blocks that earlier slices of a run passed over, so that this one's report counts them too."""
+    found = (before or {}).get("damage")
+    if stream is not None and found:
+        for number in found["blocks"]:
+            stream.source.read(int(number))
+
+
+def _damage(stream: Stream) -> dict[str, Any] | None:
+    found = stream.damage
+    return {**asdict(found), "blocks": {str(n): what for n, what in found.blocks.items()}} if found.blocks else None
 
 
 def _write(out: Path, run: RunConfig, material: Material, method: Method, report: dict[str, Any]) -> None:
@@ -220,8 +240,8 @@ def _write(out: Path, run: RunConfig, material: Material, method: Method, report
 class _Judge:
     """Agreement with the teacher on the held-out slice; the teacher is asked once."""
 
-    def __init__(self, holdout: Source, method: Method) -> None:
-        self._holdout, self._method = holdout, method
+    def __init__(self, holdout: Source, method: Method, *, on_damage: "OnDamage") -> None:
+        self._holdout, self._method, self._on_damage = holdout, method, on_damage
         self._teachers = self._answers(lambda images_BCHW: method.setup.the_teacher(images_BCHW).logits_BK)
         self.images = len(self._teachers)
         self.majority = Counter(self._teachers.values()).most_common(1)[0][1] / self.images
@@ -235,7 +255,8 @@ class _Judge:
         return evaluate.agreement(mine, self._teachers)
 
     def _answers(self, predict: evaluate.Predictor) -> dict[bytes, int]:
-        return evaluate.predictions(predict, self._holdout, device=self._method.setup.device)
+        where = self._method.setup.device
+        return evaluate.predictions(predict, self._holdout, device=where, on_damage=self._on_damage)
 
 
 def _save(path: Path, run: RunConfig, material: Material, method: Method) -> None:

@@ -56,13 +56,13 @@ def _evaluation(run: Path) -> dict[str, Any] | None:
 
 def _metrics(name: str, run: Path) -> Iterator[dict[str, Any]]:
     for line in read_metrics(run):
-        nested = {f"synthetic.{key}": value for key, value in line.get("synthetic", {}).items()}
-        for key, value in {**line, **nested}.items():
-            if key != "step" and isinstance(value, int | float):
-                number = float(value)
-                yield {
-                    "run": name,
-                    "step": line["step"],
-                    "name": key,
-                    "value": number if math.isfinite(number) else None,
-                }
+        for key, number in numbers(line).items():
+            value = number if math.isfinite(number) else None
+            yield {"run": name, "step": line["step"], "name": key, "value": value}
+
+
+def numbers(line: Mapping[str, Any]) -> dict[str, float]:
+    """What a line of metrics.jsonl says beside its step, as numbers by name; of a generator `synthetic.entropy`, ..."""
+    nested = {f"synthetic.{key}": value for key, value in line.get("synthetic", {}).items()}
+    named = {**line, **nested}
+    return {key: float(value) for key, value in named.items() if key != "step" and isinstance(value, int | float)}

@@ -15,6 +15,8 @@ from distill.train import Pace
 from manifests.commit import write_json
 
 SUMMARY = "seeds.json"
+FACTS = ("finished", "student_updates", "teacher_queries", "seconds", "damage")
+"""what the summary says of each run, as its report does, beside its agreement"""
 
 
 def distill_seeds(
@@ -47,7 +49,7 @@ def distill_seeds(
             **options,
         )
         if place.ranks.first:
-            facts = {name: report[name] for name in ("finished", "student_updates", "teacher_queries", "seconds")}
+            facts = {name: report[name] for name in FACTS}
             runs.append({"seed": seed, "out": str(folder), **facts, **_agreement(report)})
     summary = {
         "runs": runs,

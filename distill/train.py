@@ -33,6 +33,9 @@ LAST = "checkpoints/last.safetensors"
 METRICS = "metrics.jsonl"
 LOOK = 256  # images a batch where a method looks at the whole split
 
+Mirror = Callable[[Mapping[str, Any]], None]
+"""takes a line of metrics.jsonl"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
@@ -74,13 +77,14 @@ def train(
     keep_best: Callable[[], None] = lambda: None,
     pace: Pace | None = None,
     resident: bool = False,
+    mirror: Mirror = lambda line: None,
     advance: Advance = nothing,
 ) -> Progressed:
     """Run ``method`` to the end of its schedule, or until ``pace.stop_after_s``; resumes from ``folder``.
 
     ``stream`` is None for a method that needs none; ``resident`` holds it on the device. ``judge`` rates the student
     (higher is better) and ``keep_best`` keeps it whenever it is the best so far; only rank 0 has a judge, and writes,
-    and ``judged`` tells the others that it has one.
+    and ``judged`` tells the others that it has one. ``mirror`` is told each line of metrics.jsonl as well.
     Raises `Diverged`, naming the loss term and the step, when a loss is not finite; the last checkpoint is then from
     before: none is written until all losses up to it, and all that it holds, were seen to be finite.
     """
@@ -92,7 +96,7 @@ def train(
     telemetry = parts.get("telemetry")
     now = _resume(parts, folder)
     advance(now.step)
-    log = _Log(folder / METRICS, now.step, ranks)
+    log = _Log(folder / METRICS, now.step, ranks, mirror)
     method.deployed().net.train()
     started, saved, before = time.monotonic(), time.monotonic(), now.seconds
     with (
@@ -261,8 +265,8 @@ class _Log:
     Lines after the resumed step, and one that a kill cut, are dropped.
     """
 
-    def __init__(self, path: Path, step: int, ranks: Ranks) -> None:
-        self._path, self._ranks = path, ranks
+    def __init__(self, path: Path, step: int, ranks: Ranks, mirror: Mirror) -> None:
+        self._path, self._ranks, self._mirror = path, ranks, mirror
         self._terms: list[tuple[int, str, Tensor]] = []
         if path.exists() and ranks.first:
             kept = [line for line in _lines(path) if _step_of(line) <= step]
@@ -297,6 +301,7 @@ class _Log:
             return
         with self._path.open("a") as file:
             file.write(json.dumps(line) + "\n")
+        self._mirror(line)
 
 
 def _lines(path: Path) -> list[str]:

@@ -27,6 +27,7 @@ from distill.train_options import (
     Student,
     Teacher,
     TeacherWeights,
+    TensorBoard,
     Updates,
 )
 from manifests.console import emit_json, note, print_table
@@ -66,6 +67,7 @@ def train(
     allow_pipe: AllowPipe = False,
     stop_after: StopAfter = None,
     compile: Compile = False,
+    tensorboard: TensorBoard = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: Threads = None,
@@ -79,8 +81,11 @@ def train(
     from distill.errors import DistillError
     from distill.recipes import configure, default_recipe, find_method
     from distill.run import Place, RunConfig
+    from distill.tensorboard import check_there
     from distill.train import Pace
 
+    if tensorboard:
+        check_there()
     here = ranks.join(device)
     where = choose_device(ranks.own_device(device))
     pace = Pace(stop_after_s=seconds(stop_after))
@@ -103,7 +108,8 @@ def train(
         logits=logits,
     )
     place = Place(device=where, ranks=here, residence=resident, on_damage=on_damage)
-    work = _Work(material, the_teacher, config_, place, out, {"replace": replace, "pace": pace, "progress": bar})
+    options = {"replace": replace, "pace": pace, "tensorboard": tensorboard, "progress": bar}
+    work = _Work(material, the_teacher, config_, place, out, options)
     try:
         if dry_run:
             _tell_forecast(work, json=json)
@@ -171,21 +177,26 @@ def _train_one(work: _Work, *, json: bool) -> None:
     report = distill(work.material, work.teacher, work.run, out=work.folder, place=work.place, **work.options)
     if not work.place.ranks.first:
         return
+    _warn(report)
     if json:
         emit_json({"out": str(work.folder), **report})
     else:
         _tell(work.folder, report)
 
 
-def _tell(out: Path, report: Mapping[str, Any]) -> None:
-    """What came of a run, for a person."""
-    state = "finished" if report["finished"] else f"stopped at step {report['steps']:,} of {report['steps_planned']:,}"
-    print(f"{out}: {state}; {report['student_updates']:,} student updates in {report['seconds']:,.0f} s")
+def _warn(report: Mapping[str, Any]) -> None:
+    """Of images that `--on-damage skip` passed over."""
     if found := report["damage"]:
         note(
             f"{found['images']:,} of {found['of']:,} images lie in damaged blocks and were replaced by others: "
             f"see report.json, and `shards verify`"
         )
+
+
+def _tell(out: Path, report: Mapping[str, Any]) -> None:
+    """What came of a run, for a person."""
+    state = "finished" if report["finished"] else f"stopped at step {report['steps']:,} of {report['steps_planned']:,}"
+    print(f"{out}: {state}; {report['student_updates']:,} student updates in {report['seconds']:,.0f} s")
     found = report["agreement"]
     if found["images"]:
         chosen = f", chosen {found['chosen']:.4f} (step {found['chosen_step']:,})" if found["chosen_step"] else ""
@@ -205,6 +216,8 @@ def _train_seeds(work: _Work, seeds: list[int], *, json: bool) -> None:
     )
     if not work.place.ranks.first:
         return
+    for run in summary["runs"]:
+        _warn(run)
     if json:
         emit_json({"out": str(work.folder), **summary})
         return

@@ -71,4 +71,7 @@ OnDamage = Annotated[str, typer.Option(help="refuse, or skip: go on without dama
 Resize = Annotated[str, typer.Option(help="How images of tars come to size, as for `curate ingest`.")]
 AllowPipe = Annotated[bool, typer.Option("--allow-pipe", help="Let --shards 'pipe:COMMAND' run a shell.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Run student and teacher through torch.compile.")]
+TensorBoard = Annotated[
+    bool, typer.Option("--tensorboard", help="Also write TensorBoard's event files (extra `tensorboard`).")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done and what it costs.")]

@@ -8,6 +8,7 @@ import torch
 
 from shards.index import ShardFolder
 from tests.distill import toys
+from tests.distill.test_cli import Distill
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,3 +36,12 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> ShardFolder:
     """A corpus store of 16 images of each of the toy teacher's classes; not to be changed."""
     work = tmp_path_factory.mktemp("labelled")
     return toys.write_labelled_store(work, toys.write_images(work / "images"))
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Distill:
+    """``command("train", ...)``: `distill` in an empty folder, with a store of teachers of its own."""
+    monkeypatch.setenv("TRANSFERSET_HOME", str(tmp_path / "home"))
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    return Distill(monkeypatch, capsys)

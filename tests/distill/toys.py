@@ -14,6 +14,7 @@ from PIL import Image
 
 from curate.corpora import open_corpus
 from curate.ingest import ingest
+from curate.views import TeacherViews
 from distill.material import Material
 from distill.methods import METHODS
 from distill.models import build, spec
@@ -58,9 +59,16 @@ def write_teacher(
 
 
 def write_transfer_set(
-    folder: Path, weights: Path, *, train: int = 40, holdout: int = 10, size: int = SIZE
+    folder: Path,
+    weights: Path,
+    *,
+    train: int = 40,
+    holdout: int = 10,
+    size: int = SIZE,
+    views: int = 0,
+    views_seed: int = 0,
 ) -> ShardFolder:
-    """A transfer set chosen for the teacher in ``weights``, in ``folder/transfer-set``."""
+    """A transfer set chosen for the teacher in ``weights``, in ``folder/transfer-set``, with its logits of views."""
     teacher = load_classifier(weights)
     named: dict[str, Any] = {"name": teacher.name, "sha256": teacher.sha256, "arch": teacher.arch}
     named |= {"mean": list(teacher.mean), "std": list(teacher.std)}
@@ -68,7 +76,8 @@ def write_transfer_set(
     with mock.patch.object(make, "TEACHER", named):
         budget = train + holdout
         selection = make.write_selection(folder / "selection", [store], budget=budget, holdout=holdout)
-    return pack(selection, {"one": store}, folder / "transfer-set").folder
+    asked = TeacherViews(teacher=teacher, count=views, seed=views_seed, device=CPU, threads=1) if views else None
+    return pack(selection, {"one": store}, folder / "transfer-set", views=asked).folder
 
 
 def say_builtin(folder: Path) -> None:
@@ -107,14 +116,14 @@ def run_config(method: str, *, seed: int = 0, updates: int | None = None, **sett
     return RunConfig(method=method, student="wrn16_1", config=config, seed=seed, updates=updates)
 
 
-def train_often(method: str, updates: int, folder: Path, weights: Path, out: Path) -> None:
+def train_often(method: str, updates: int, folder: Path, weights: Path, out: Path, **settings: Any) -> None:
     """A run in a process of its own: a line every step, so that others can count them, and a checkpoint every step."""
     torch.set_num_threads(1)
     distill(
         Material.of(open_folder(folder)),
         load_classifier(weights),
-        run_config(method, updates=updates),
+        run_config(method, updates=updates, **settings),
         out=out,
         place=PLACE,
-        pace=Pace(log_every=1, judge_every=5, save_every_s=0),
+        pace=Pace(log_every=1, judge_every=8, save_every_s=0),
     )
