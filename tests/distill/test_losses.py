@@ -1,8 +1,10 @@
 """Losses against numbers worked by hand, at their extremes, and as their own docstrings say."""
 
+import ast
 import doctest
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -21,6 +23,22 @@ def test_docstring_examples_run(module: ModuleType) -> None:
     results = doctest.testmod(module)
     assert results.attempted >= 2
     assert results.failed == 0
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef]:
+    """Those of a file."""
+    return (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef))
+
+
+def test_every_loss_has_an_example_and_a_case_worked_by_hand() -> None:
+    here = Path(__file__).parent
+    by_hand = [f for path in here.glob("test_*losses.py") for f in functions(path) if f.name.endswith("by_hand")]
+    worked = {node.id for test in by_hand for node in ast.walk(test) if isinstance(node, ast.Name)}
+    for path in Path(str(kl.__file__)).parent.glob("*.py"):
+        for loss in functions(path):
+            if not loss.name.startswith("_") and loss.returns is not None and ast.unparse(loss.returns) == "Tensor":
+                assert ">>>" in (ast.get_docstring(loss) or ""), loss.name
+                assert loss.name in worked, f"{loss.name}: no test ..._by_hand calls it"
 
 
 def logits(*rows: list[float]) -> Tensor:
