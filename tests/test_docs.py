@@ -15,7 +15,8 @@ from manifests.query import run_query
 from manifests.schema import TABLES
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+BESIDE = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "benchmarks/GPU.md")]
+PAGES = sorted([*BESIDE, *(ROOT / "docs").glob("*.md")])
 WRITTEN = [page for page in PAGES if page.name not in {"cli.md", "manifests.md"}]  # by a person
 COMMANDS = docs.commands()
 FENCE = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
