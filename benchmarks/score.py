@@ -52,7 +52,8 @@ def main() -> None:
         save_classifier(work / "t", build(options.teacher, 10), classes=[str(i) for i in range(10)], **card)
         teacher = load_classifier(work / "t", dtype=choose_dtype("auto", device))
         store = ingest(open_corpus(f"textures=builtin:textures?n={options.images}"), size=32, work=work).store
-        batches = [torch.from_numpy(b.images_BCHW) for b in Stream(LocalBlocks(store), batch_size=256, shuffle=False).one_epoch()]
+        stream = Stream(LocalBlocks(store), batch_size=256, shuffle=False)
+        batches = [torch.from_numpy(batch.images_BCHW) for batch in stream.one_epoch()]
         images = sum(map(len, batches))
 
         def forward(batch: torch.Tensor) -> None:

@@ -172,7 +172,17 @@ def test_progress_is_told_of_every_image_and_only_of_work(corpora: list[Corpus],
         assert sum(steps) == total, (label, unit)
 
     run(corpora, tmp_path, progress=progress)
-    assert list(told) == ["ingest f", "ingest t", "ingest p", "score f", "score t", "score p", "decide", "gather", "pack"]
+    assert list(told) == [
+        "ingest f",
+        "ingest t",
+        "ingest p",
+        "score f",
+        "score t",
+        "score p",
+        "decide",
+        "gather",
+        "pack",
+    ]
     told.clear()
     run(corpora, tmp_path, progress=progress)
     assert list(told) == ["score f", "score t", "score p", "pack"]

@@ -43,7 +43,7 @@ def test_onnx_answers_as_the_network(tmp_path: Path, arch: str) -> None:
 
 def test_what_cannot_be_exported(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = load_classifier(weights)
-    with pytest.raises(DistillError, match="student.pt ends in .pt; expected .safetensors or .onnx"):
+    with pytest.raises(DistillError, match=r"student\.pt ends in \.pt; expected \.safetensors or \.onnx"):
         export(classifier, weights, tmp_path / "student.pt")
     (tmp_path / "there.onnx").write_bytes(b"mine")
     with pytest.raises(DistillError, match="there.onnx exists; choose another name"):
