@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from turns import fresh_teacher, parser_of, rates, ratio, state, take_turns, textures
 
+from benchmarks.turns import fresh_teacher, parser_of, rates, ratio, state, take_turns, textures
 from distill.device import choose_device
 from distill.material import Material
 from distill.methods.kd import KDConfig

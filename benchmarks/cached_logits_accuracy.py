@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from turns import parser_of, state
 
+from benchmarks.turns import parser_of, state
 from distill.seeds import spread
 
 TRAIN, TEST = "train-images-idx3-ubyte.gz", "t10k-images-idx3-ubyte.gz"

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.nn import functional as F
-from turns import CLASSES, Took, clocks, fresh_teacher, parser_of, rates, ratio, state, textures
 
+from benchmarks.turns import CLASSES, Took, clocks, fresh_teacher, parser_of, rates, ratio, state, textures
 from distill.device import choose_device, choose_dtype
 from distill.methods import METHODS
 from distill.models import build

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from turns import fresh_teacher, parser_of, rates, ratio, state, take_turns
 
+from benchmarks.turns import fresh_teacher, parser_of, rates, ratio, state, take_turns
 from distill.device import choose_device, choose_dtype
 from distill.methods import METHODS
 from distill.run import Place, RunConfig, fresh_method

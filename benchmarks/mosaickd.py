@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from turns import CLASSES, fresh_teacher, parser_of, rates, ratio, state, take_turns
 
+from benchmarks.turns import CLASSES, fresh_teacher, parser_of, rates, ratio, state, take_turns
 from distill.device import choose_device
 from distill.generators.mosaic import Discriminator, Generator
 from distill.methods.mosaickd import MosaicKDConfig

@@ -60,7 +60,7 @@ def take_turns(
             run()
     times: dict[str, list[Took]] = {name: [] for name in sides}
     for turn in range(repeats):
-        for name, run in sides.items() if turn % 2 == 0 else reversed(sides.items()):
+        for name, run in sides.items() if turn % 2 == 0 else reversed([*sides.items()]):
             times[name].append(took(run, device))
     return times
 

@@ -46,7 +46,7 @@ def test_what_cannot_be_exported(weights: Path, tmp_path: Path, monkeypatch: pyt
     with pytest.raises(DistillError, match=r"student\.pt ends in \.pt; expected \.safetensors or \.onnx"):
         export(classifier, weights, tmp_path / "student.pt")
     (tmp_path / "there.onnx").write_bytes(b"mine")
-    with pytest.raises(DistillError, match="there.onnx exists; choose another name"):
+    with pytest.raises(DistillError, match=r"there\.onnx exists; choose another name"):
         export(classifier, weights, tmp_path / "there.onnx")
     monkeypatch.setattr(exporting, "find_spec", lambda name: None)
     with pytest.raises(DistillError, match=r"ONNX needs onnx and onnxscript: pip install 'transferset\[onnx\]'"):
