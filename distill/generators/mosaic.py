@@ -11,7 +11,9 @@ Ours where the sources are silent: LeakyReLU slope 0.2 and no BN after the discr
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from distill.errors import UnsupportedSize
 
@@ -51,10 +53,14 @@ class Generator(nn.Module):
             *([nn.LeakyReLU(SLOPE)] if variant == "paper" else []),
         )
         self.body = nn.Sequential(
-            nn.Upsample(scale_factor=2),
-            *_conv(width, 128, kernel=3, stride=1),
-            nn.Upsample(scale_factor=2),
-            *_conv(128, 64, kernel=3, stride=1),
+            nn.Identity(),  # where others upsample: the layers keep their numbers
+            UpsampledConv(width, 128),
+            nn.BatchNorm2d(128),
+            nn.LeakyReLU(SLOPE),
+            nn.Identity(),
+            UpsampledConv(128, 64),
+            nn.BatchNorm2d(64),
+            nn.LeakyReLU(SLOPE),
             nn.Conv2d(64, channels, 3, padding=1),
         )
 
@@ -62,6 +68,26 @@ class Generator(nn.Module):
         """Images in [0, 1], images_BCHW, float32, of z_BZ ~ N(0, 1)."""
         u_BCHW: Tensor = self.body(self.start(z_BZ))
         return u_BCHW.float().sigmoid()  # near 1 bfloat16 has fewer levels than pixels do
+
+
+class UpsampledConv(nn.Conv2d):
+    """A 3x3 convolution of the map of twice the side in which every pixel is repeated: (B, C, H, W) -> (B, O, 2H, 2W).
+
+    Under autocast it is the transposed convolution of stride 2 that comes to the same, whose 4x4 kernel is the sum of
+    four shifts of the 3x3 one: 4 multiplications an output where the large map takes 9. In float32 the large map is
+    made, so that the numbers are those of `nn.Upsample` and `nn.Conv2d` to the bit.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(channels_in, channels_out, 3, padding=1, bias=False)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Maps of twice the side."""
+        if not torch.is_autocast_enabled(x_BCHW.device.type):
+            return super().forward(F.interpolate(x_BCHW, scale_factor=2))
+        kernel_OC44 = F.avg_pool2d(F.pad(self.weight, (1, 1, 1, 1)), 2, stride=1, divisor_override=1)
+        kernel_CO44 = kernel_OC44.flip(2, 3).transpose(0, 1)
+        return F.conv_transpose2d(x_BCHW, kernel_CO44, stride=2, padding=1)
 
 
 class Discriminator(nn.Module):

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from distill.errors import UnsupportedSize
-from distill.generators.mosaic import Discriminator, Generator, Variant
+from distill.generators.mosaic import Discriminator, Generator, UpsampledConv, Variant
 
 VARIANTS: list[Variant] = ["paper", "code"]
 
@@ -87,3 +88,20 @@ def test_discriminator_gives_logits(variant: Variant) -> None:
     map_B1hw = Discriminator(variant=variant)(torch.rand(4, 3, 32, 32))
     assert map_B1hw.min() < 0  # a sigmoid would forbid it
     assert Discriminator(channels=1, variant=variant)(torch.rand(2, 1, 32, 32)).shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize("side", [1, 3, 8])
+def test_upsampled_convolution_is_the_same_either_way(side: int) -> None:
+    """To the bit as two layers of PyTorch in float32; under autocast one transposed convolution of the same values."""
+    torch.manual_seed(0)
+    layer, x_BCHW = UpsampledConv(3, 5), torch.randn(2, 3, side, side, requires_grad=True)
+    expected = F.conv2d(nn.Upsample(scale_factor=2)(x_BCHW), layer.weight, padding=1)
+    assert torch.equal(layer(x_BCHW), expected)
+    gradients = torch.autograd.grad(expected.square().sum(), (x_BCHW, layer.weight))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x_BCHW)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0.02, atol=0.02)
+    low = torch.autograd.grad(found.float().square().sum(), (x_BCHW, layer.weight))
+    for mine, theirs in zip(low, gradients, strict=True):
+        assert F.cosine_similarity(mine.flatten(), theirs.flatten(), dim=0) > 0.999
