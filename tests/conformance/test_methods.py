@@ -365,7 +365,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     now = iter(range(1000))
     monkeypatch.setattr("distill.train.time.monotonic", lambda: next(now))  # a second a look: saved after step 3
     with pytest.raises(Diverged) as caught:
-        train(method, stream, folder=tmp_path, labels=labels, pace=Pace(log_every=20, save_every_s=5))
+        train(method, stream, folder=tmp_path, labels=labels, pace=Pace(log_every=20, judge_every=99, save_every_s=5))
     assert f"the loss term {culprits[0]!r} became nan at step {bad}; the last checkpoint is from before" in str(
         caught.value
     )
