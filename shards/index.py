@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path, PureWindowsPath
@@ -34,6 +35,7 @@ FIELDS = {"kind", "id", "size", "contents"}
 DOCUMENT_MAX = 64 << 20
 """bytes; the document of a set of a thousand million images has some ten million"""
 SIZE_MAX = 1 << 14  # px
+_URL_AS_A_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # of its two slashes a path keeps one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,8 +160,12 @@ def read_document(path: Path) -> dict[str, Any]:
             return _sane(load_document(path / name, fields=FIELDS), path / name)
         if (path / "commits" / name).is_file():
             raise IntegrityError(f"{path / name} is missing, though the folder was finished; make or copy it again")
+    if (path / EXPORT).exists():
+        raise NotAShardFolder(f"{path} is an export of a set, not a set; `curate ingest` reads it as any images")
     if (path / PLAN).exists():
         raise NotAShardFolder(f"{path} is unfinished: run the command that makes it again, it goes on where it was")
+    if _URL_AS_A_PATH.match(str(path)):
+        raise NotAShardFolder(f"{path} is a URL, and this reads a folder on this machine: copy the set here")
     what = f"no transfer set (no {TRANSFER_SET} in it)" if path.is_dir() else "no folder"
     raise NotAShardFolder(f"{path} is {what}; make one with `curate select`")
 

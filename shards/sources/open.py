@@ -65,7 +65,8 @@ def open_splits(
         return _samples(address, splits, size=size, resize=resize, progress=progress)
     if text.startswith(PIPE):
         if not allow_pipe:
-            raise ShardError(f"{text} would run a command, which is not allowed here; allow it if you trust it")
+            allowing = "--allow-pipe, or allow_pipe=True in Python, if you trust it"
+            raise ShardError(f"{text} would run a command, which is not allowed here; {allowing}")
         return _piped(text, splits, size=size, resize=resize, progress=progress)
     if is_url(text):
         return [_stored(_elsewhere(text, split), text, size=size, resize=resize) for split in splits]

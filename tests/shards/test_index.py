@@ -69,11 +69,16 @@ def test_what_is_no_shard_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "plan").mkdir()
     (tmp_path / "plan" / "plan.json").write_text("{}")
+    (tmp_path / "export").mkdir()
+    for name in ("plan.json", "export.json"):
+        (tmp_path / "export" / name).write_text("{}")
     said = {
         tmp_path: r"is no transfer set \(no transfer-set.json in it\); make one with `curate select`",
         tmp_path / "nowhere": "nowhere is no folder; make one",
         tmp_path / "file": "file is no folder; make one",
         tmp_path / "plan": "plan is unfinished: run the command that makes it again",
+        tmp_path / "export": "export is an export of a set, not a set; `curate ingest` reads it",
+        Path("https://host/set"): "https:/host/set is a URL, and this reads a folder on this machine",
     }
     for path, words in said.items():
         with pytest.raises(NotAShardFolder, match=words):

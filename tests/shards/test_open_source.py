@@ -103,7 +103,7 @@ def test_tars_need_a_size(tars: Path) -> None:
         ("https://host/{0..9}.tar?key=1", r"or allow pipes and give pipe:COMMAND"),
         (
             "pipe:cat t.tar",
-            r"^pipe:cat t.tar would run a command, which is not allowed here; allow it if you trust ",
+            r"^pipe:cat t.tar would run a command, which is not allowed here; --allow-pipe, or allow_pipe=True",
         ),
     ],
 )
