@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifests.query import run_query
+from shards.errors import ShardError
 from shards.index import ShardFolder
 from shards.sources.local import LocalBlocks
 
@@ -93,12 +94,13 @@ def sample(folder: ShardFolder) -> NDArray[np.uint8]:
     source = LocalBlocks(folder)
     source.check()
     blocks = np.unique(np.linspace(0, len(source.counts) - 1, TILES // 8).round().astype(int)).tolist()
-    each = -(-TILES // len(blocks))
-    found = []
-    for number in blocks:
-        block = source.read(number)
-        found.append(block.images_NCHW[np.unique(np.linspace(0, len(block) - 1, each).round().astype(int))])
-    return np.concatenate(found)[:TILES]
+    found, left = {}, TILES
+    for done, number in enumerate(sorted(blocks, key=lambda number: int(source.counts[number]))):
+        images_NCHW = source.read(number).images_NCHW
+        each = -(-left // (len(blocks) - done))  # more of the fuller ones, which come last
+        found[number] = images_NCHW[np.unique(np.linspace(0, len(images_NCHW) - 1, each).round().astype(int))]
+        left -= len(found[number])
+    return np.concatenate([found[number] for number in blocks])
 
 
 def write_mosaic(folder: ShardFolder, file: Path) -> int:
@@ -106,6 +108,8 @@ def write_mosaic(folder: ShardFolder, file: Path) -> int:
     from manifests.commit import write_bytes
     from shards.page import mosaic  # here: only a picture needs Pillow
 
+    if file.suffix.lower() != ".png":
+        raise ShardError(f"--mosaic is {str(file)!r}; expected a name that ends in .png, which is what is drawn")
     images_NCHW = sample(folder)
     write_bytes(file, mosaic(images_NCHW, scale=max(1, TILE // folder.size)))
     return len(images_NCHW)

@@ -89,17 +89,19 @@ def test_show_at_the_terminal(
     assert err == f"{picture}: 20 images\n"
     with Image.open(picture) as drawn:
         assert drawn.size == (16 * (64 + 1) - 1, 2 * (64 + 1) - 1)
+    assert run(monkeypatch, "show", transfer_set.path, "--mosaic", tmp_path / "mosaic.jpg") == 2
+    assert "mosaic.jpg'; expected a name that ends in .png" in capfd.readouterr().err
     assert run(monkeypatch, "show", tmp_path) == 2
     assert "is no transfer set" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("counts", [[[64] * 20], [[1] * 3], [[5, 60]]])
+@pytest.mark.parametrize("counts", [[[64] * 20], [[1] * 3], [[5, 60]], [[48, 12]], [[256, 256, 256, 7]]])
 def test_a_mosaic_is_of_up_to_64_images_from_all_over(tmp_path: Path, counts: list[list[int]]) -> None:
     from shards.show import sample
 
     folder = make.write_store(tmp_path, counts)
     images_NCHW = sample(folder)
-    assert 0 < len(images_NCHW) <= min(64, folder.rows())
+    assert len(images_NCHW) == min(64, folder.rows())
     assert len({image.tobytes() for image in images_NCHW}) == len(images_NCHW)
     ends = [make.block(counts[0][0]).images_NCHW[0], make.block(counts[0][-1], seed=len(counts[0]) - 1).images_NCHW[-1]]
     assert {end.tobytes() for end in ends} <= {image.tobytes() for image in images_NCHW}
