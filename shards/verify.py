@@ -77,7 +77,8 @@ def verify(path: Path, *, full: bool = True, progress: Progress = silent) -> Ver
 
     total = sum(facts.bytes for facts in files) if full else 0
     mib = sum(facts.bytes >> 20 for facts in files)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress("verify", mib, unit="MiB") as advance:
+    telling = progress if full else silent  # else nothing is read, and no time taken
+    with ThreadPoolExecutor(os.cpu_count()) as pool, telling("verify", mib, unit="MiB") as advance:
         for facts, found in zip(files, pool.map(look, files), strict=True):
             problems += found
             advance(facts.bytes >> 20)

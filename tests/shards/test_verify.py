@@ -226,3 +226,6 @@ def test_progress_ends_at_its_total(packed: ShardFolder) -> None:
     Ledger(packed.path).commit("transfer-set", fingerprint=record.fingerprint, files=[*record.files, large])
     assert verify(packed.path, progress=heeded).problems == ()
     assert (heard[0], sum(heard)) == (-3, 0)
+    heard.clear()
+    assert verify(packed.path, full=False, progress=heeded).problems == ()
+    assert heard == []  # of bytes that nobody reads there is no progress
