@@ -1,5 +1,6 @@
 """What the commands of `curate` say: tables, lines, notes, and the exit code when too much could not be used."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,11 @@ def tell_selection(result: "Curated", out: Path, *, json: bool) -> None:
     print(f"{out}: {result.folder.rows():,} images, id {result.folder.id} ({done})")
 
 
+def _whole(size: float | None) -> int | None:
+    """An estimate without decimals that it does not have."""
+    return None if size is None else math.ceil(size)
+
+
 def tell_forecast(steps: Sequence[Mapping[str, Any]], *, json: bool) -> None:
     """What a selection would do; exits as the run would if that would be refused."""
     from curate.forecast import REFUSED
@@ -51,8 +57,10 @@ def tell_forecast(steps: Sequence[Mapping[str, Any]], *, json: bool) -> None:
     if json:
         emit_json(list(steps))
     else:
-        rows = [{**step, "state": step["state"].partition(":")[0]} for step in steps]
-        table(rows, ["step", "what", "state", "images", "reads_MB", "writes_MB"])
+        sizes = ("reads_MB", "writes_MB")
+        rows = [{**step, **{name: _whole(step[name]) for name in sizes}} for step in steps]
+        rows = [{**row, "state": row["state"].partition(":")[0]} for row in rows]
+        table(rows, ["step", "what", "state", "images", *sizes])
     refused = [step["state"] for step in steps if step["state"].startswith(REFUSED)]
     if refused:
         note(f"curate: {refused[0]}")

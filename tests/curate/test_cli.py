@@ -1,6 +1,7 @@
 """The command: one go over real files with real weights, a rerun, and every wrong use answered in a line or two."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -384,6 +385,7 @@ def test_a_dry_run_makes_nothing(curate: Terminal, teacher: tuple[str, ...]) -> 
     code, out, _ = curate("select", *teacher, *CORPORA, "--dry-run")
     assert code == 0
     assert out.splitlines()[0].split("  ")[0] == "step"
+    assert not re.search(r"\d\.\d", out)  # megabytes are whole: they are estimates
 
 
 def test_a_dry_run_that_would_be_refused_is_wrong_usage(curate: Terminal, teacher: tuple[str, ...]) -> None:
