@@ -151,7 +151,7 @@ class _Packing:
             if views:
                 blocks = views(blocks)  # of all shards at once: it may look ahead
             found = []
-            with progress("pack", len(self.keys)) as advance:
+            with progress("ask for views, pack" if views else "pack", len(self.keys)) as advance:
                 for shard in self._shards:
                     if record := there[shard.unit]:
                         found.append(ShardFacts.from_json(record.facts))
