@@ -38,12 +38,16 @@ def look_at(
     under_way: deque[Future[tuple[Block, _Out]]] = deque()
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for block in blocks:
-                under_way.append(pool.submit(one, block))
-                if len(under_way) > 2 * workers:
+            try:
+                for block in blocks:
+                    under_way.append(pool.submit(one, block))
+                    if len(under_way) > 2 * workers:
+                        yield under_way.popleft().result()
+                while under_way:
                     yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
+            finally:  # the pool waits for what has begun; whoever stops here should wait for no more
+                for batch in under_way:
+                    batch.cancel()
     finally:
         torch.set_num_threads(threads_before)
 
