@@ -14,6 +14,7 @@ from distill.models.student import fresh_student
 from distill.models.teachers import Classifier, load_classifier
 from distill.run import RunConfig, distill
 from distill.telemetry import REMEMBERED
+from distill.train import Pace
 from shards.augment import crop_and_flip
 from shards.device import Feed
 from shards.index import ShardFolder
@@ -88,7 +89,7 @@ def run(tmp_path: Path) -> Run:
     ) -> tuple[dict[str, Any], list[int], dict[str, torch.Tensor]]:
         teacher = load_classifier(weights)
         asked, out = asked_by(teacher), tmp_path / f"{len(list(tmp_path.iterdir()))}"
-        report = distill(Material.of(folder), teacher, config, out=out, place=toys.PLACE)
+        report = distill(Material.of(folder), teacher, config, out=out, place=toys.PLACE, pace=Pace(judge_every=1000))
         return report, asked, load_classifier(out / "student.safetensors").net.state_dict()
 
     return go
