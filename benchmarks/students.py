@@ -250,7 +250,8 @@ def _stop_like_ctrl_c() -> None:
 def main() -> int:
     """Make what is missing of the tiers that are named; write what is there of all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tiers", nargs="*", choices=TIERS, metavar="TIER", help=f"of {', '.join(TIERS)}")
+    # argparse holds "none" against the choices too, as a list
+    parser.add_argument("tiers", nargs="*", choices=[*TIERS, []], metavar="TIER", help=f"some of {', '.join(TIERS)}")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--teacher", type=Path, help="weights of cifar10's teacher")
     parser.add_argument("--work", type=Path, default=Path(".students"))

@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.students_plan import COVERAGE, TIERS, Row
 from benchmarks.table1 import PAPER, STUDENT
+from distill.methods import METHODS
 from manifests.commit import write_bytes
 
 BEGIN, END = "<!-- written by benchmarks/students.py: begin -->", "<!-- end of what it wrote -->"
@@ -218,6 +219,7 @@ def _method(document: Document, row: Row, label: str) -> list[str]:
     if found:
         counts = (found["student_updates"], found["teacher_queries"])
         words = [*(f"{count:,}" for count in counts), f"{found['processor_seconds_a_run']:.0f} s"]
+    label = label if METHODS[row.method].needs_stream else "nothing: synthetic images"
     settings = ", ".join(f"{name} {value}" for name, value in row.settings.items()) or "published"
     return [f"`{row.method}`", label, settings, *words, *_accuracies(found)]
 
@@ -230,7 +232,8 @@ def _claimed(claim: Claim, documents: Mapping[str, Document | None]) -> list[str
         if claim.distance:
             far = [known[name]["from_training_set"]["hausdorff"] for name in claim.order]
             seen = [f"{distance:.2f}" for distance in far]
-            verdict = "yes" if all(a > b for a, b in itertools.pairwise(far)) else "no"
+            verdict = "yes" if far == sorted(far, reverse=True) and far[0] > far[-1] else "no"
+            verdict += ", with a tie" if len(set(far)) < len(far) else ""
         else:
             found = [known[name]["last"] for name in claim.order]
             seen, verdict = [_percent(of) for of in found], in_order(found)
