@@ -30,6 +30,7 @@ from manifests.commit import claimed, write_bytes, write_json
 from manifests.keys import address
 from manifests.progress import Progress, silent
 from manifests.provenance import fingerprint
+from shards.damage import BUDGET
 from shards.device import Residence, choose_residence
 from shards.page import mosaic
 from shards.sources import Source
@@ -101,7 +102,9 @@ class Place:
     residence: str = "auto"
     """where the set's pixels lie: auto, device, memory or window"""
     on_damage: str = "refuse"
-    """refuse, or skip: go on without damaged blocks, within a budget"""
+    """refuse, or skip: go on without damaged images, within a budget"""
+    max_bad: float = BUDGET
+    """share of the images that may be skipped"""
 
 
 def build_method(
@@ -122,6 +125,7 @@ def build_method(
             world=place.ranks.world,
             resident=residence == "memory",
             on_damage=cast("OnDamage", place.on_damage),
+            max_bad=place.max_bad,
         )
     views = material.views_for(teacher) if run.logits == "auto" else None
     method = fresh_method(run, teacher, steps=run.steps(stream), place=place, views=views)

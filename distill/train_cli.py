@@ -15,6 +15,7 @@ from distill.train_options import (
     Epochs,
     Logits,
     Lr,
+    MaxBad,
     Method,
     OnDamage,
     Out,
@@ -63,6 +64,7 @@ def train(
     logits: Logits = "auto",
     resident: Resident = "auto",
     on_damage: OnDamage = "refuse",
+    max_bad: MaxBad = 0.01,
     resize: Resize = "antialias",
     allow_pipe: AllowPipe = False,
     stop_after: StopAfter = None,
@@ -107,7 +109,7 @@ def train(
         compile=compile,
         logits=logits,
     )
-    place = Place(device=where, ranks=here, residence=resident, on_damage=on_damage)
+    place = Place(device=where, ranks=here, residence=resident, on_damage=on_damage, max_bad=max_bad)
     options = {"replace": replace, "pace": pace, "tensorboard": tensorboard, "progress": bar}
     work = _Work(material, the_teacher, config_, place, out, options)
     try:
@@ -172,8 +174,10 @@ def _load(
 
 
 def _train_one(work: _Work, *, json: bool) -> None:
+    from distill.report import read_report
     from distill.run import distill
 
+    before = read_report(work.folder)
     report = distill(work.material, work.teacher, work.run, out=work.folder, place=work.place, **work.options)
     if not work.place.ranks.first:
         return
@@ -181,7 +185,7 @@ def _train_one(work: _Work, *, json: bool) -> None:
     if json:
         emit_json({"out": str(work.folder), **report})
     else:
-        _tell(work.folder, report)
+        _tell(work.folder, report, already=before == report)
 
 
 def _warn(report: Mapping[str, Any]) -> None:
@@ -193,9 +197,10 @@ def _warn(report: Mapping[str, Any]) -> None:
         )
 
 
-def _tell(out: Path, report: Mapping[str, Any]) -> None:
+def _tell(out: Path, report: Mapping[str, Any], *, already: bool) -> None:
     """What came of a run, for a person."""
-    state = "finished" if report["finished"] else f"stopped at step {report['steps']:,} of {report['steps_planned']:,}"
+    done = "finished before, nothing to do" if already else "finished"
+    state = done if report["finished"] else f"stopped at step {report['steps']:,} of {report['steps_planned']:,}"
     print(f"{out}: {state}; {report['student_updates']:,} student updates in {report['seconds']:,.0f} s")
     found = report["agreement"]
     if found["images"]:

@@ -67,7 +67,8 @@ Logits = Annotated[
     str, typer.Option(help="auto: those that the set carries (--views), if it does; live: ask the teacher.")
 ]
 Resident = Annotated[str, typer.Option(help="Where pixels lie: auto, device, memory or window.")]
-OnDamage = Annotated[str, typer.Option(help="refuse, or skip: go on without damaged blocks, up to 1 %.")]
+OnDamage = Annotated[str, typer.Option(help="refuse, or skip: go on without what is damaged, up to --max-bad.")]
+MaxBad = Annotated[float, typer.Option(help="Share of images that --on-damage skip may replace.", min=0, max=1)]
 Resize = Annotated[str, typer.Option(help="How images of tars come to size, as for `curate ingest`.")]
 AllowPipe = Annotated[bool, typer.Option("--allow-pipe", help="Let --shards 'pipe:COMMAND' run a shell.")]
 Compile = Annotated[bool, typer.Option("--compile", help="Run student and teacher through torch.compile.")]
