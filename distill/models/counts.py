@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -33,12 +34,12 @@ def count(net: nn.Module, *, size: int, channels: int) -> Counts:
 def counting() -> Iterator[FlopCounterMode]:
     """A counter of what is computed meanwhile, without gradients.
 
-    It cannot see into the fused kernel of `nn.MultiheadAttention`, which is not used meanwhile.
+    It cannot see into the fused kernels of attention (which of them depends on torch's release), so none is used.
     """
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
             yield counter
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)

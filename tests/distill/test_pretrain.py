@@ -75,9 +75,8 @@ def test_the_accuracy_that_the_file_states_is_of_float32(
     asked: list[str] = []
 
     def noted(predict: Callable[..., Any], source: Source, **how: Any) -> dict[bytes, int]:
-        student = predict.__self__  # type: ignore[attr-defined]
-        assert isinstance(student, Student)
-        asked.append(student.dtype)
+        assert isinstance(predict, Student)
+        asked.append(predict.dtype)
         return predictions(predict, source, **how)
 
     with monkeypatch.context() as patch:
