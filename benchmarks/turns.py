@@ -26,6 +26,10 @@ from distill.models.teachers import Classifier, load_classifier, save_classifier
 from distill.models.view import Precision
 
 CLASSES = 10
+COMMIT = subprocess.run(
+    ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+).stdout.strip()
+"""when the code was loaded: a long run may end under another"""
 
 
 class Took(NamedTuple):
@@ -114,9 +118,8 @@ def parser_of(text: str | None) -> argparse.ArgumentParser:
 
 def state(options: argparse.Namespace, device: torch.device, report: Mapping[str, Any]) -> None:
     """Print the report with what a figure never travels without, and write it where that is asked for."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     settings = {name: value for name, value in vars(options).items() if name != "out"}
-    facts = {"hardware": hardware(device), "commit": commit.stdout.strip(), "load": round(os.getloadavg()[0], 1)}
+    facts = {"hardware": hardware(device), "commit": COMMIT, "load": round(os.getloadavg()[0], 1)}
     text = json.dumps({"settings": settings, **report, **facts}, indent=1)
     print(text)
     if options.out:
