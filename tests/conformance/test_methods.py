@@ -21,6 +21,7 @@ from distill.methods.base import Method, Setup
 from distill.models.student import fresh_student
 from distill.models.teachers import Classifier, load_classifier
 from distill.models.view import Precision
+from distill.telemetry import Telemetry
 from distill.train import LAST, Pace, state_of, train
 from manifests.keys import content_key
 from shards.device import RealBatch
@@ -252,7 +253,11 @@ def test_a_batch_of_one(build: Callable[..., Method]) -> None:
 # counts
 
 
-def test_counts_are_true(build: Callable[..., Method], transfer_set: ShardFolder, tmp_path: Path) -> None:
+def test_counts_are_true(
+    build: Callable[..., Method], transfer_set: ShardFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the training: what the loop asks the teacher to judge by is not counted, as judging a student is not."""
+    monkeypatch.setattr(Telemetry, "look", lambda telemetry, method: {"classes": [1]})
     method = build()
     config, stream = method.config, Stream(LocalBlocks(transfer_set, "train"), batch_size=BATCH)
     mine = {id(parameter) for parameter in method.setup.student.net.parameters()}
