@@ -191,8 +191,9 @@ class Search:
         product = np.empty((min(TILE, len(queries)), len(right_MK)), np.float32)
         for start in range(0, len(queries), TILE):
             left_NK = self._left_NK[queries[start : start + TILE]]
-            np.matmul(left_NK, right_MK.T, out=product[: len(left_NK)])
+            _product(left_NK, right_MK, out=product[: len(left_NK)])
             product[: len(left_NK)].min(axis=1, out=out_N[start : start + TILE])
+        _check_numbers(out_N)
 
     def _visit(self, queries: Index, wanted_NC: NDArray[np.bool_], found: Found) -> None:
         """Better ``found`` by what the chunks wanted hold."""
@@ -213,7 +214,7 @@ class Search:
         """The nearest in a chunk, of those that are no farther than what is known."""
         inside = slice(self.edges[chunk], self.edges[chunk + 1])
         members = self._order[inside]
-        bounds = self._left_NK[queries] @ self._right_MK[inside].T
+        bounds = _product(self._left_NK[queries], self._right_MK[inside])
         candidates = self._within(queries, members, bounds, known_N)
         if np.count_nonzero(candidates) > MANY * len(queries):
             candidates &= self._within(queries, members, self._bounds64(queries, members), known_N)
@@ -227,7 +228,9 @@ class Search:
 
     def _within(self, queries: Index, members: Index, bounds_NM: Rows, known_N: Numbers) -> NDArray[np.bool_]:
         """Which pairs may be as near as what is known, or as the member that seems the nearest."""
-        seems_N = members[bounds_NM.argmin(axis=1)]
+        least_N = bounds_NM.argmin(axis=1)
+        _check_numbers(bounds_NM[np.arange(len(bounds_NM)), least_N])  # the least of a row with NaN is NaN
+        seems_N = members[least_N]
         known_N = np.minimum(known_N, self._measure(queries, seems_N))
         return np.asarray(bounds_NM <= self._limit(queries, known_N, bounds_NM.dtype)[:, None])
 
@@ -236,7 +239,7 @@ class Search:
         left_NK, right_MK = np.empty((len(queries), width)), np.empty((len(members), width))
         self._left(self._queries[queries], left_NK)
         self._right(self._base[members], right_MK)
-        return np.asarray(left_NK @ right_MK.T)
+        return np.asarray(_product(left_NK, right_MK), np.float64)
 
     def _limit(self, queries: Index, known_N: Numbers, dtype: DTypeLike) -> Rows:
         """What the bound of a pair as near as ``known_N`` cannot exceed, rounded up."""
@@ -272,6 +275,22 @@ def _slack(columns: Rows) -> float:
 
 def _none(count: int) -> Found:
     return Found(np.full(count, np.inf), np.zeros(count, np.int64))
+
+
+def _product(left_NK: Rows, right_MK: Rows, out: Rows | None = None) -> Rows:
+    """Products of rows that are finite.
+
+    The processor's flag for an invalid operation was once seen set after one, in a thread, though the same product of
+    the same rows is a number ever since: so NumPy's warning is not asked, the numbers are (`_check_numbers`).
+    """
+    with np.errstate(invalid="ignore"):
+        return np.matmul(left_NK, right_MK.T, out=out)
+
+
+def _check_numbers(least_N: NDArray[np.floating[Any]]) -> None:
+    """Products of finite rows are numbers: anything else would be a mistake of ours."""
+    if np.isnan(least_N).any():
+        raise AssertionError("a product of finite vectors is not a number")
 
 
 def _pieces(count: int, step: int = CHUNK) -> list[slice]:
