@@ -94,7 +94,7 @@ def names_a_set(address: str) -> bool:
     path = Path(address).expanduser()
     if path.is_dir():
         return any((path / name).exists() for name in DOCUMENTS) or not any(path.glob("*.tar"))
-    return not (path.is_file() or is_pattern(address))
+    return not (path.is_file() or is_pattern(address) or path.suffix == ".tar")
 
 
 def open_material(address: str, *, size: int | None, resize: str = "antialias", allow_pipe: bool = False) -> Material:

@@ -71,7 +71,7 @@ OnDamage = Annotated[str, typer.Option(help="refuse, or skip: go on without what
 MaxBad = Annotated[float, typer.Option(help="Share of images that --on-damage skip may replace.", min=0, max=1)]
 Resize = Annotated[str, typer.Option(help="How images of tars come to size, as for `curate ingest`.")]
 AllowPipe = Annotated[bool, typer.Option("--allow-pipe", help="Let --shards 'pipe:COMMAND' run a shell.")]
-Compile = Annotated[bool, typer.Option("--compile", help="Run student and teacher through torch.compile.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Run the networks through torch.compile.")]
 TensorBoard = Annotated[
     bool, typer.Option("--tensorboard", help="Also write TensorBoard's event files (extra `tensorboard`).")
 ]

@@ -154,13 +154,14 @@ class Record:
 
 
 class Ledger:
-    """The commit records of one folder, in `commits/<unit>.json`."""
+    """The commit records of one folder, in `commits/<unit>.json` or another ``place`` in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, place: str = "commits") -> None:
         self.folder = folder
+        self._place = folder / place
 
     def _path(self, unit: str) -> Path:
-        return self.folder / "commits" / f"{unit}.json"
+        return self._place / f"{unit}.json"
 
     def read(self, unit: str) -> Record | None:
         """The record of a unit, whatever its fingerprint, or None; a record that cannot be read counts as none."""
@@ -187,7 +188,7 @@ class Ledger:
 
     def verify(self) -> None:
         """Hash every committed file again; raises `IntegrityError` naming the first that differs."""
-        for path in sorted((self.folder / "commits").glob("*.json")):
+        for path in sorted(self._place.glob("*.json")):
             record = self.read(path.stem)
             if record is None:
                 raise IntegrityError(f"{path} is damaged: not a commit record; run the step again to make it anew")

@@ -183,5 +183,5 @@ def label_text(content: bytes, *, is_json: bool) -> str | None:
         return None
     if not isinstance(record, dict):
         return None
-    value = record.get("label", record.get("cls"))
-    return str(value) if isinstance(value, str | int) else None
+    stated = [value for name in ("label", "cls") if isinstance(value := record.get(name), str | int)]
+    return str(stated[0]) if stated else None

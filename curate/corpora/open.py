@@ -116,9 +116,16 @@ def _look_inside(text: str) -> str:
     if not fitting:
         raise CorpusEmpty(
             f"nothing usable in {text}: no image file, no .tar, no .parquet, no IDX, .mat, .npy or batch file; "
-            f"expected one of {_known()}"
+            f"expected one of {_known()}{_below(path, text)}"
         )
     return fitting[0]
+
+
+def _below(path: Path, text: str) -> str:
+    """A word on folders one further down that would do, as `data` of a set of the Hugging Face Hub."""
+    folders = sorted(entry for entry in path.iterdir() if entry.is_dir()) if path.is_dir() else []
+    fit = [entry.name for entry in folders if any(reader.fits(entry) for reader in CORPORA.values())]
+    return "; or pass " + " or ".join(f"{text.rstrip('/')}/{name}" for name in fit[:3]) if fit else ""
 
 
 def _stem(path: str) -> str:

@@ -24,8 +24,10 @@ from shards.index import EXPORT, ShardFolder, refuse_own
 from shards.layout import shard_rows
 from shards.sources.local import LocalBlocks
 
-VERSION = 2
-"""raised when the same set would give other bytes"""
+VERSION = 3
+"""raised when the same set would give other bytes or records"""
+RECORDS = ".commits"
+"""hidden: who looks for data files by their split, as `datasets` does, would take `commits/train-000000.json` for one"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,7 @@ class _Job:
 
     def __init__(self, folder: ShardFolder, out: Path, plan: Mapping[str, Any], encoder: Encoder) -> None:
         self._folder, self._out, self._plan, self._encoder = folder, out, plan, encoder
-        self._ledger = Ledger(out)
+        self._ledger = Ledger(out, place=RECORDS)
         self._write: Write = import_module(f"shards.export.{plan['to']}").write
         self._files: list[FileFacts] = []
         self._images: dict[str, int] = {}

@@ -138,6 +138,14 @@ def test_empty_places(tmp_path: Path) -> None:
             open_corpus(option)
     with pytest.raises(UnknownCorpus, match="is a file, and folder: reads a folder"):
         open_corpus(f"folder:{tmp_path / 'notes.txt'}")
+
+
+def test_a_folder_whose_images_lie_one_further_down_says_where(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    write_tar(tmp_path / "data" / "train-0.tar", [("k.jpg", b"k")])
+    (tmp_path / "other").mkdir()
+    with pytest.raises(CorpusEmpty, match=f"; or pass {tmp_path}/data$"):
+        open_corpus(f"{tmp_path}/")
     write_tar(tmp_path / "labels.tar", [("k.cls", b"1")])
     with pytest.raises(CorpusEmpty, match="no image member"):
         items_of(f"wds:{tmp_path / 'labels.tar'}")

@@ -20,7 +20,7 @@ def test_a_set_knows_its_teacher_and_tars_do_not(transfer_set: ShardFolder, tmp_
     (tmp_path / "empty").mkdir()
     sets = [str(transfer_set.path), "https://host/sets/one", "s3://bucket/one", str(tmp_path / "empty")]
     others = ["data-{0..3}.tar", "data-*.tar", str(tmp_path / "tars"), str(tmp_path / "tars" / "a.tar")]
-    others += ["pipe:cat a.tar", "https://host/a.tar", "https://host/a.tar?token=x"]
+    others += ["missing.tar", "pipe:cat a.tar", "https://host/a.tar", "https://host/a.tar?token=x"]
     assert [names_a_set(address) for address in sets] == [True] * len(sets)
     assert [names_a_set(address) for address in others] == [False] * len(others)
 

@@ -244,6 +244,7 @@ def test_samples_are_members_that_share_a_key() -> None:
         (b"", False, None),
         (b'{"label": 7}', True, "7"),
         (b'{"cls": "cat"}', True, "cat"),
+        (b'{"label": null, "cls": 3}', True, "3"),
         (b'{"label": [1]}', True, None),
         (b"[1]", True, None),
         (b"{", True, None),
