@@ -3,11 +3,12 @@
     python benchmarks/loop.py [--methods kd mosaickd] [--batch 128] [--steps 30 10] [--threads 1]
                               [--out benchmarks/results/loop.json]
 
-After every step of a run, the same step is made bare: a hand-written `kd`, or the method's own `step`, on batches that
-lie ready in memory (for `kd` augmented already), with no stream, no metrics and no checkpoint. So the two alternate in
-one process. Of the run everything between two steps is counted: reading and checking blocks, augmentation, the lines of
-metrics.jsonl; of processor time, all that threads which read ahead spend as well. `wrn40_2` to `wrn16_1`, a transfer
-set of generated textures. Claim: at least 0.97 for `kd` and 0.95 for `mosaickd`.
+After every step of a run, the same step is made bare, on batches that lie ready in memory, with no stream, no metrics
+and no checkpoint: written by hand for `kd` and `mosaickd`, on images that are augmented already; with --own, and for
+another method, it is the method's own `step`. So the two alternate in one process. Of the run everything between two
+steps is counted: reading and checking blocks, augmentation, the lines of metrics.jsonl; of processor time, all that
+threads which read ahead spend as well. `wrn40_2` to `wrn16_1`, a transfer set of generated textures. Claim: at least
+0.97 for `kd` and 0.95 for `mosaickd`.
 """
 
 import tempfile
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from benchmarks.mosaickd import PlainStep
 from benchmarks.turns import CLASSES, Took, clocks, fresh_teacher, parser_of, rates, ratio, state, textures
 from distill.device import choose_device, choose_dtype
 from distill.methods import METHODS
@@ -71,10 +73,12 @@ def bare_kd(teacher: Classifier, batch: int, dtype: Precision, device: torch.dev
     return step
 
 
-def bare(run: RunConfig, teacher: Classifier, steps: int, device: torch.device) -> Bare:
-    """`kd` by hand; the step of another method as it is, without the loop around it."""
-    if run.method == "kd":
+def bare(run: RunConfig, teacher: Classifier, steps: int, device: torch.device, *, own: bool) -> Bare:
+    """Written by hand; or the method's ``own`` step as it is, without the loop around it."""
+    if run.method == "kd" and not own:
         return bare_kd(teacher, run.config.batch_size, run.dtype, device)
+    if run.method == "mosaickd" and not own:
+        return PlainStep(run.config.batch_size, device, dtype=run.dtype)
     method = fresh_method(run, teacher, steps=steps, place=Place(device=device))
     real = batches_in_memory(run.config.batches_per_step, run.config.batch_size, device=device)
     numbers = iter(range(steps))
@@ -116,6 +120,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, nargs="+", default=[30, 10], help="of each method")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--own", action="store_true", help="the bare step is the method's own")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = choose_device(options.device)
@@ -129,7 +134,8 @@ def main() -> None:
             config = METHODS[method].config_class(batch_size=options.batch)
             updates = (WARM_UP + steps) * config.updates_per_step
             run = RunConfig(method=method, student=STUDENT, config=config, dtype=options.dtype, updates=updates)
-            clock = Alternating(bare(run, teacher, WARM_UP + steps + 1, device), device)
+            step = bare(run, teacher, WARM_UP + steps + 1, device, own=options.own)
+            clock = Alternating(step, device)
             pace = Pace(judge_every=WARM_UP + steps)
             distill(material, teacher, run, out=folder / method, place=Place(device=device), pace=pace, progress=clock)
             # the loop's own work after a step, metrics and all, is before the clock's next look: the last is left out

@@ -36,21 +36,31 @@ UPDATES = MosaicKDConfig().student_steps
 
 
 class PlainStep:
-    """One outer iteration in eager float32; nothing is asked twice, or with gradients that nobody wants."""
+    """One outer iteration, eager; nothing is asked twice, or with gradients that nobody wants.
 
-    def __init__(self, batch: int, device: torch.device) -> None:
+    In bfloat16 (for benchmarks/loop.py) networks run under autocast in channels-last; the losses are in float32.
+    """
+
+    def __init__(self, batch: int, device: torch.device, *, dtype: Precision = "float32") -> None:
         torch.manual_seed(0)
-        self.batch, self.device = batch, device
-        self.teacher = build(TEACHER, CLASSES).to(device).eval().requires_grad_(False)
-        self.student = build(STUDENT, CLASSES).to(device).train()
-        self.generator, self.discriminator = Generator().to(device), Discriminator().to(device)
+        self.batch, self.device, self.low = batch, device, dtype == "bfloat16"
+        layout = torch.channels_last if self.low else torch.contiguous_format
+        networks: list[nn.Module] = [build(TEACHER, CLASSES), build(STUDENT, CLASSES), Generator(), Discriminator()]
+        teacher, *learning = [net.to(device).to(memory_format=layout) for net in networks]
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.student, self.generator, self.discriminator = learning
         self.for_student = torch.optim.SGD(self.student.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
         self.for_generator = torch.optim.Adam(self.generator.parameters(), lr=1e-3, betas=(0.5, 0.999))
         self.for_discriminator = torch.optim.Adam(self.discriminator.parameters(), lr=1e-3, betas=(0.5, 0.999))
         self.real_BCHW = torch.rand(batch, 3, 32, 32, device=device)
 
-    def noise(self) -> torch.Tensor:
-        return torch.randn(self.batch, 100, device=self.device)
+    def ask(self, net: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low):
+            outputs: torch.Tensor = net(inputs)
+        return outputs.float()
+
+    def make(self) -> torch.Tensor:
+        return self.ask(self.generator, torch.randn(self.batch, 100, device=self.device))
 
     @staticmethod
     def divergence(teacher_BK: torch.Tensor, student_BK: torch.Tensor) -> torch.Tensor:
@@ -63,9 +73,9 @@ class PlainStep:
         optimizer.step()
 
     def __call__(self) -> None:
-        fake_BCHW = self.generator(self.noise())
+        fake_BCHW = self.make()
         bce = F.binary_cross_entropy_with_logits
-        on_fake, on_real = self.discriminator(fake_BCHW.detach()), self.discriminator(self.real_BCHW)
+        on_fake, on_real = (self.ask(self.discriminator, each) for each in (fake_BCHW.detach(), self.real_BCHW))
         wrong = bce(on_fake, torch.zeros_like(on_fake), reduction="sum")
         right = bce(on_real, torch.ones_like(on_real), reduction="sum")
         self.update((wrong + right) / (2 * self.batch), self.for_discriminator)
@@ -74,12 +84,12 @@ class PlainStep:
         for net in others:
             net.requires_grad_(False)
         self.student.eval()
-        teacher_BK = self.teacher((fake_BCHW - 0.5) / 0.25)
-        adversarial = -self.divergence(teacher_BK, self.student((fake_BCHW - 0.5) / 0.25))
+        teacher_BK = self.ask(self.teacher, (fake_BCHW - 0.5) / 0.25)
+        adversarial = -self.divergence(teacher_BK, self.ask(self.student, (fake_BCHW - 0.5) / 0.25))
         p_BK = teacher_BK.softmax(1)
         align = -(p_BK * teacher_BK.log_softmax(1)).sum(1).mean()
         balance = (p_BK.mean(0) * p_BK.mean(0).log2()).sum()
-        map_B1hw = self.discriminator(fake_BCHW)
+        map_B1hw = self.ask(self.discriminator, fake_BCHW)
         local = bce(map_B1hw, torch.ones_like(map_B1hw), reduction="sum") / self.batch
         self.update(adversarial + align + local + 10 * balance, self.for_generator)
         self.student.train()
@@ -88,9 +98,9 @@ class PlainStep:
 
         for _ in range(UPDATES):
             with torch.no_grad():
-                images_BCHW = (torch.cat([self.generator(self.noise()), self.real_BCHW]) - 0.5) / 0.25
-                teacher_BK = self.teacher(images_BCHW)
-            self.update(self.divergence(teacher_BK, self.student(images_BCHW)), self.for_student)
+                images_BCHW = (torch.cat([self.make(), self.real_BCHW]) - 0.5) / 0.25
+                teacher_BK = self.ask(self.teacher, images_BCHW)
+            self.update(self.divergence(teacher_BK, self.ask(self.student, images_BCHW)), self.for_student)
 
 
 def ours(folder: Path, batch: int, device: torch.device, *, dtype: Precision, compiled: bool) -> Callable[[], object]:
