@@ -34,7 +34,7 @@ def save(path: Path, parts: Mapping[str, Stateful], facts: Mapping[str, Any]) ->
         if not tensor.isfinite().all():
             raise Diverged(
                 f"{name} is not finite after step {facts['step']:,}; the last checkpoint is from before, but it would "
-                f"happen again: start a new run with a lower --lr"
+                f"happen again: start a new run with a lower --lr, or a lower rate of what it is of"
             )
     texts = {"states": canonical_json(states), "facts": canonical_json(facts)}
     write_bytes(path, safetensors.torch.save(tensors, texts | {"checksum": _checksum(texts, tensors)}))
@@ -51,11 +51,21 @@ def load(path: Path, parts: Mapping[str, Stateful]) -> dict[str, Any]:
     for name, part in parts.items():
         try:
             part.load_state_dict(_rebuild(states[name], tensors))
+            if isinstance(part, torch.optim.Optimizer):
+                _lay_out(part)
         except (RuntimeError, ValueError, KeyError):
             raise BadCheckpoint(
                 f"{path} holds another {name} than this run's: another release wrote it; delete it to start anew"
             ) from None
     return facts
+
+
+def _lay_out(optimizer: torch.optim.Optimizer) -> None:
+    """Give what an optimiser keeps of a parameter the parameter's own layout (channels-last), as it had when saved."""
+    for parameter, kept in optimizer.state.items():
+        for name, value in kept.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                kept[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:

@@ -201,8 +201,8 @@ def synthesize(
     )
     if judge is None:
         raise UnknownTeacher(f"the teacher of {run} is not stored; pass --teacher-weights FILE")
-    method, report = trained_method(run, judge, place=Place(device=where))
-    facts = {"run": report["run"], "steps": report["steps"], "count": count}
+    method, made_by = trained_method(run, judge, place=Place(device=where))
+    facts = {**made_by, "count": count}
     path = work / "synthetic" / f"{fingerprint(facts)[:12]}.npy"
     if not path.exists():
         with bar("synthesize", count) as advance:

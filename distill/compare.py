@@ -8,20 +8,26 @@ from typing import Any
 from distill.errors import DistillError
 from distill.report import read_report
 from distill.run_manifest import run_row
-from distill.seeds import spread
+from distill.seeds import SUMMARY, spread
 from distill.train import read_metrics
+from manifests.provenance import canonical_json
 from shards.page import Figure, lines, render, table
 
-SAME = ("method", "student", "teacher", "transfer_set", "config")
-"""what runs have in common that differ in their seed alone"""
+SHOWN = ("method", "student", "teacher", "transfer_set", "config")
+"""what is told of runs that differ in their seed alone"""
 RESULTS = ("agreement_last", "agreement_chosen", "accuracy_last", "accuracy_chosen")
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
-    """The run folders among ``folders`` and directly below them, each once; `DistillError` for one without any."""
+    """The run folders among ``folders``, below them, and below theirs of several seeds, each once.
+
+    Raises `DistillError` for one without any.
+    """
     found: dict[Path, None] = {}
     for folder in folders:
-        runs = [path for path in (folder, *sorted(folder.glob("*"))) if read_report(path) is not None]
+        inside = sorted(folder.glob("*"))
+        seeds = [run for path in inside if (path / SUMMARY).exists() for run in sorted(path.glob("seed-*"))]
+        runs = [path for path in (folder, *inside, *seeds) if read_report(path) is not None]
         if not runs:
             raise DistillError(f"{folder} is no run and holds none (no report.json); make one with `distill train`")
         found |= dict.fromkeys(run for run in runs if "transfer_set" in (read_report(run) or {}))
@@ -31,18 +37,24 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
 
 
 def compare(runs: Sequence[Path]) -> dict[str, Any]:
-    """Every run as a row of its manifest, and runs that differ in their seed alone as one row with mean and spread."""
-    rows = [run_row(run, read_report(run) or {}) | {"folder": str(run)} for run in runs]
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        groups[tuple(row[name] for name in SAME)].append(row)
-    return {"runs": rows, "groups": [_group(same) for same in groups.values()]}
+    """Every run as a row of its manifest, and runs that differ in their seed alone as one row with mean and spread.
+
+    A run that is there twice, under the same plan and seed, counts once in the second.
+    """
+    rows: list[dict[str, Any]] = []
+    groups: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    for run in runs:
+        report = read_report(run) or {}
+        rows.append(run_row(run, report) | {"folder": str(run)})
+        plan = canonical_json({name: value for name, value in report["run"].items() if name != "seed"})
+        groups[plan].setdefault(report["run"]["seed"], rows[-1])
+    return {"runs": rows, "groups": [_group([*same.values()]) for same in groups.values()]}
 
 
 def _group(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     first, done = rows[0], [row for row in rows if row["finished"]]
     return {
-        **{name: first[name] for name in SAME},
+        **{name: first[name] for name in SHOWN},
         "name": first["run"] if len(rows) == 1 else f"{first['method']} {first['student']}",
         "seeds": [row["seed"] for row in rows],
         "finished": len(done),

@@ -13,7 +13,6 @@ from torch import Tensor
 from distill.errors import BadLabels
 from manifests.read import read_manifest
 from manifests.schema import SAMPLES
-from shards.damage import OnDamage
 from shards.index import ShardFolder
 from shards.layout import KEY_DTYPE
 from shards.sources import Source
@@ -30,11 +29,10 @@ def predictions(
     source: Source,
     *,
     device: torch.device,
-    on_damage: OnDamage = "refuse",
     advance: Callable[[int], None] = lambda n: None,
 ) -> dict[bytes, int]:
-    """Predicted class number of every image, by key; ``on_damage`` as for `Stream`."""
-    stream = Stream(source, batch_size=BATCH, shuffle=False, tail="short", on_damage=on_damage)
+    """Predicted class number of every image, by key."""
+    stream = Stream(source, batch_size=BATCH, shuffle=False, tail="short")
     keys, found = [], []
     with torch.inference_mode():
         for batch in stream.one_epoch():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from distill.errors import DistillError
 from distill.models.teachers import Classifier
-from distill.models.view import luma, normalise
+from distill.models.view import normalise
 from manifests.commit import atomic_file
 
 FORMATS = (".safetensors", ".onnx")
@@ -23,16 +23,13 @@ class _Pixels(nn.Module):
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
-        self.net, self.channels = classifier.net, classifier.channels
+        self.net = classifier.net
         self.register_buffer("mean_C", torch.tensor(classifier.mean))
         self.register_buffer("std_C", torch.tensor(classifier.std))
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         """logits_BK."""
-        seen_BCHW = images_BCHW.float() / 255
-        if self.channels == 1:
-            seen_BCHW = luma(seen_BCHW)
-        logits_BK: Tensor = self.net(normalise(seen_BCHW, self.mean_C, self.std_C))
+        logits_BK: Tensor = self.net(normalise(images_BCHW, self.mean_C, self.std_C))
         return logits_BK
 
 

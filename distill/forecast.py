@@ -27,6 +27,7 @@ def forecast(material: Material, teacher: Classifier, run: RunConfig, *, place: 
     with torch.device("meta"):
         weight = count(student.build(teacher.num_classes), size=size, channels=student.channels)
     before = read_report(out)
+    choosing = config.queries_to_choose(stream.rows if stream else 0)
     return {
         "settings": {
             **asdict(run),
@@ -37,6 +38,7 @@ def forecast(material: Material, teacher: Classifier, run: RunConfig, *, place: 
             "steps": steps,
             "student updates": steps * config.updates_per_step,
             "teacher queries": method.queries(steps),
+            **({"teacher queries to choose images, at most": choosing} if choosing else {}),
             "images from the stream": steps * config.batches_per_step * config.batch_size,
             "images in an epoch": stream.rows if stream else 0,
             "student parameters": weight.params,

@@ -1,7 +1,9 @@
 """Several processes that train one student: who they are, and the few things that they tell each other.
 
 Started by `torchrun`, each has a slice of every global batch; gradients are averaged before each update, so all hold
-the same weights. Batch norm sees its own slice, as everywhere; its running statistics are those of rank 0.
+the same weights. What is no mean over images is computed on each rank's slice, as everywhere: batch norm (its running
+statistics are those of rank 0), and losses of a whole batch, namely class balance, moments of batch norms, contrast
+and DFND's surer half. So for these two ranks of 128 images are not one of 256.
 """
 
 import os
@@ -10,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed, nn
+
+from distill.errors import DistillError
 
 
 @dataclass(frozen=True)
@@ -24,9 +28,22 @@ class Ranks:
         """Whether this process is the one that writes and prints."""
         return self.rank == 0
 
-    def slice(self, whole: Tensor) -> Tensor:
-        """This rank's share of what was drawn for all."""
-        return whole.chunk(self.world)[self.rank] if self.world > 1 else whole
+    def slice(self, whole: Tensor, *, parts: int = 1) -> Tensor:
+        """This rank's share of what was drawn for all: of each of so many ``parts`` its rows, part after part."""
+        if self.world == 1:
+            return whole
+        rows = len(whole) // parts
+        if rows % self.world:
+            raise DistillError(f"a batch of {rows} cannot be shared out to {self.world} ranks: change one of them")
+        return whole.view(parts, rows, *whole.shape[1:]).chunk(self.world, dim=1)[self.rank].flatten(0, 1)
+
+    def gather(self, share: Tensor) -> Tensor:
+        """The shares of all ranks, of which `slice` makes them again; no gradient passes."""
+        if self.world == 1:
+            return share
+        shares = [torch.empty_like(share) for _ in range(self.world)]
+        distributed.all_gather(shares, share.contiguous())
+        return torch.cat(shares)
 
     def wait(self) -> None:
         """Until all are here."""
@@ -66,7 +83,12 @@ def join(device: str) -> Ranks:
     if world == 1:
         return ALONE
     if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if own_device(device).startswith("cuda") else "gloo")
+        own = own_device(device)
+        if own.startswith("cuda"):
+            torch.cuda.set_device(own)  # else the first exchange would be by device 0 in every process
+            distributed.init_process_group("nccl", device_id=torch.device(own))
+        else:
+            distributed.init_process_group("gloo")
     return Ranks(distributed.get_rank(), world)
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast, get_args
 
 import torch
 
@@ -30,14 +30,11 @@ from manifests.commit import claimed, write_bytes, write_json
 from manifests.keys import address
 from manifests.progress import Progress, silent
 from manifests.provenance import fingerprint
-from shards.damage import BUDGET
+from shards.damage import BUDGET, Damage, OnDamage, Skipping, guarded
 from shards.device import Residence, choose_residence
 from shards.page import mosaic
 from shards.sources import Source
 from shards.stream import Stream
-
-if TYPE_CHECKING:
-    from shards.damage import OnDamage
 
 STUDENT = "student.safetensors"
 CHOSEN = "chosen.safetensors"
@@ -105,6 +102,12 @@ class Place:
     """refuse, or skip: go on without damaged images, within a budget"""
     max_bad: float = BUDGET
     """share of the images that may be skipped"""
+
+    def __post_init__(self) -> None:
+        for name, known in (("residence", get_args(Residence)), ("on_damage", get_args(OnDamage))):
+            if getattr(self, name) not in known:
+                option = {"residence": "--resident", "on_damage": "--on-damage"}[name]
+                raise DistillError(f"{option} is {getattr(self, name)!r}; expected one of {', '.join(known)}")
 
 
 def build_method(
@@ -193,7 +196,7 @@ def distill(
         _meet_again(stream, before)
         judge = None
         if first and material.holdout is not None:
-            judge = _Judge(material.holdout, method, on_damage=cast("OnDamage", place.on_damage))
+            judge = _Judge(material.holdout, method, place=place)
         shown = progress(f"{run.method} {run.student}", method.setup.steps, unit="steps")
         with shown if first else silent("", 0) as advance, Board(out) as board:
             done = train(
@@ -212,7 +215,8 @@ def distill(
             return {}
         report = {"run": plan, "transfer_set": material.place, **_outcome(method, done, judge)}
         report["images"] = stream.rows if stream else 0
-        report["damage"] = _damage(stream) if stream else None
+        report["damage"] = _told(stream.damage if stream else None)
+        report["held_out_damage"] = _told(judge.damage if judge else None)
         _write(out, run, material, method, report)
     return report
 
@@ -225,9 +229,11 @@ def _meet_again(stream: Stream | None, before: Mapping[str, Any] | None) -> None
             stream.source.read(int(number))
 
 
-def _damage(stream: Stream) -> dict[str, Any] | None:
-    found = stream.damage
-    return {**asdict(found), "blocks": {str(n): what for n, what in found.blocks.items()}} if found.blocks else None
+def _told(found: Damage | None) -> dict[str, Any] | None:
+    """Damage for a report, or None where there was none."""
+    if found is None or not found.blocks:
+        return None
+    return {**asdict(found), "blocks": {str(n): what for n, what in found.blocks.items()}}
 
 
 def _write(out: Path, run: RunConfig, material: Material, method: Method, report: dict[str, Any]) -> None:
@@ -244,8 +250,9 @@ def _write(out: Path, run: RunConfig, material: Material, method: Method, report
 class _Judge:
     """Agreement with the teacher on the held-out slice; the teacher is asked once."""
 
-    def __init__(self, holdout: Source, method: Method, *, on_damage: "OnDamage") -> None:
-        self._holdout, self._method, self._on_damage = holdout, method, on_damage
+    def __init__(self, holdout: Source, method: Method, *, place: Place) -> None:
+        self._holdout = guarded(holdout, cast("OnDamage", place.on_damage), budget=place.max_bad)
+        self._method = method
         self._teachers = self._answers(lambda images_BCHW: method.setup.the_teacher(images_BCHW).logits_BK)
         self.images = len(self._teachers)
         self.majority = Counter(self._teachers.values()).most_common(1)[0][1] / self.images
@@ -258,9 +265,13 @@ class _Judge:
         student.net.train()
         return evaluate.agreement(mine, self._teachers)
 
+    @property
+    def damage(self) -> Damage | None:
+        """What was passed over in the slice, where that is allowed."""
+        return self._holdout.damage if isinstance(self._holdout, Skipping) else None
+
     def _answers(self, predict: evaluate.Predictor) -> dict[bytes, int]:
-        where = self._method.setup.device
-        return evaluate.predictions(predict, self._holdout, device=where, on_damage=self._on_damage)
+        return evaluate.predictions(predict, self._holdout, device=self._method.setup.device)
 
 
 def _save(path: Path, run: RunConfig, material: Material, method: Method) -> None:

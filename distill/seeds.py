@@ -15,7 +15,7 @@ from distill.train import Pace
 from manifests.commit import write_json
 
 SUMMARY = "seeds.json"
-FACTS = ("finished", "student_updates", "teacher_queries", "seconds", "damage")
+FACTS = ("finished", "student_updates", "teacher_queries", "seconds", "damage", "held_out_damage")
 """what the summary says of each run, as its report does, beside its agreement"""
 
 
@@ -36,8 +36,9 @@ def distill_seeds(
         left = None
         if pace.stop_after_s is not None:
             left = pace.stop_after_s - (time.monotonic() - started)
-            if left <= 0:
+            if place.ranks.agree(left <= 0, place.device):  # each has a clock of its own
                 break
+            left = max(left, 0.0)
         folder = out / f"seed-{seed}"
         report = distill(
             material,

@@ -22,7 +22,7 @@ CHUNK = 256
 
 
 def trained_method(run: Path, teacher: Classifier, *, place: Place) -> tuple[Method, dict[str, Any]]:
-    """A run's method as its last checkpoint left it, and the run's report.
+    """A run's method as its last checkpoint left it, and what it is: the run's plan, and the checkpoint's step.
 
     Raises `DistillError` for a folder that is no run, or of a method without a generator.
     """
@@ -36,8 +36,8 @@ def trained_method(run: Path, teacher: Classifier, *, place: Place) -> tuple[Met
     method = fresh_method(config, teacher, steps=report["steps_planned"], place=place)
     if not method.has_generator:
         raise DistillError(f"{run} was trained by {plan['method']}, which has no generator; mosaickd or mad have one")
-    checkpoint.load(run / LAST, state_of(method))
-    return method, report
+    there = checkpoint.load(run / LAST, state_of(method))  # a slice that was killed is ahead of the report
+    return method, {"run": plan, "step": there["step"]}
 
 
 def write_images(method: Method, count: int, path: Path, *, advance: Advance = nothing) -> None:

@@ -105,6 +105,8 @@ def train(
         _Supply(method, stream, now.stream, labels=labels, resident=resident) as supply,
         _interruptible() as interrupted,
     ):
+        if now.step == 0 and ranks.first:  # so that there is a good one, whatever the first steps bring
+            checkpoint.save(folder / LAST, parts, vars(now))
         while now.step < steps and not supply.ended:
             torch.manual_seed(setup.layer_seed(now.step))  # of dropout
             if supply.chooses_next:  # from networks that are known to be finite
@@ -289,7 +291,7 @@ class _Log:
             if not math.isfinite(value):
                 raise Diverged(
                     f"the loss term {name!r} became {value} at step {at:,}; the last checkpoint is from before, but it "
-                    f"would happen again: start a new run with a lower --lr"
+                    f"would happen again: start a new run with a lower --lr, or a lower rate or weight of that term"
                 )
             values[name].append(value)
         self.note({"step": step, **facts, **{name: sum(v) / len(v) for name, v in values.items()}})

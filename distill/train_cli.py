@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from distill.options import Device, Dtype, Json, Replace, Set, StopAfter, Threads, seconds, set_threads, typed
+import typer
+
+from distill.options import Device, Dtype, Json, Replace, Set, StopAfter, Threads, seconds, set_threads
 from distill.options import whole_numbers as numbers
 from distill.train_options import (
     AllowPipe,
@@ -30,6 +32,7 @@ from distill.train_options import (
     TeacherWeights,
     TensorBoard,
     Updates,
+    settings_of,
 )
 from manifests.console import emit_json, note, print_table
 from manifests.progress import bar
@@ -46,6 +49,7 @@ DEFAULT_SET = "transfer-set"
 
 
 def train(
+    context: typer.Context,
     shards: Shards = None,
     student: Student = "wrn16_1",
     method: Method = "kd",
@@ -58,7 +62,7 @@ def train(
     lr: Lr = None,
     setting: Set = None,
     config: ConfigFile = None,  # noqa: ARG001  # its callback has taken it
-    seed: Seed = 0,
+    seed: Seed = None,
     seeds: Seeds = None,
     out: Out = None,
     logits: Logits = "auto",
@@ -93,18 +97,21 @@ def train(
     pace = Pace(stop_after_s=seconds(stop_after))
     if epochs is not None and updates is not None:
         raise DistillError("--epochs and --updates both say how long to train; pass one of them")
+    if seed is not None and seeds is not None:
+        raise DistillError("--seed and --seeds both say which seeds; pass one of them")
     set_threads(threads)
     asked: dict[str, Any] = {"dtype": choose_dtype(dtype, where), "device": where}
     address = shards or (DEFAULT_SET if find_method(method).needs_stream else None)
     opening: dict[str, Any] = {"resize": resize, "allow_pipe": allow_pipe}
     the_teacher, material = _load(address, teacher, teacher_weights, opening=opening, **asked)
+    settings = settings_of(context, setting, epochs=epochs, batch_size=batch_size, lr=lr)
     recipe = recipe or default_recipe(material, tell=note if here.first else lambda line: None)
     config_ = RunConfig(
         method=method,
         student=student,
-        config=configure(recipe, method, typed(setting, epochs=epochs, batch_size=batch_size, lr=lr)),
+        config=configure(recipe, method, settings),
         updates=updates,
-        seed=seed,
+        seed=seed or 0,
         dtype=asked["dtype"],
         compile=compile,
         logits=logits,
@@ -190,11 +197,12 @@ def _train_one(work: _Work, *, json: bool) -> None:
 
 def _warn(report: Mapping[str, Any]) -> None:
     """Of images that `--on-damage skip` passed over."""
-    if found := report["damage"]:
-        note(
-            f"{found['images']:,} of {found['of']:,} images lie in damaged blocks and were replaced by others: "
-            f"see report.json, and `shards verify`"
-        )
+    for name, which in (("damage", "images"), ("held_out_damage", "held-out images")):
+        if found := report.get(name):  # a report of an earlier tree has but the first
+            note(
+                f"{found['images']:,} of {found['of']:,} {which} lie in damaged blocks and were replaced by others: "
+                f"see report.json, and `shards verify`"
+            )
 
 
 def _tell(out: Path, report: Mapping[str, Any], *, already: bool) -> None:

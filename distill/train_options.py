@@ -2,16 +2,20 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from distill.options import typed
+
 NAMES = {"set": "setting"}
 """what a file calls an option whose parameter has another name"""
+SETTINGS = "transferset.settings"
+"""where typer's context keeps the table [set] of the file"""
 
 
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Take a file's values as the defaults of the options; what is typed wins."""
+    """Take a file's values as the defaults of the options; what is typed wins, of the table [set] name by name."""
     from distill.errors import DistillError
 
     if path is None:
@@ -26,12 +30,22 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     values = {NAMES.get(name, name).replace("-", "_"): value for name, value in told.items()}
     if unknown := sorted({*values} - known):
         raise DistillError(f"--config {path} has {unknown[0]!r}, which is no option of this command")
-    if isinstance(settings := values.get("setting"), dict):
-        values["setting"] = [f"{name}={_word(value)}" for name, value in settings.items()]
+    settings = values.pop("setting", {})
+    if not isinstance(settings, dict):
+        raise DistillError(f"--config {path}: set is {settings!r}; expected a table [set] of NAME = VALUE")
+    context.meta[SETTINGS] = [f"{name}={_word(value)}" for name, value in settings.items()]
     if isinstance(seeds := values.get("seeds"), list):
         values["seeds"] = ",".join(map(str, seeds))
     context.default_map = {**(context.default_map or {}), **values}
     return path
+
+
+def settings_of(context: typer.Context, setting: list[str] | None, **options: Any) -> dict[str, Any]:
+    """The settings of the file, by options of their own or in its table, and over them those that were typed."""
+    sources = {name: getattr(context.get_parameter_source(name), "name", "") for name in options}
+    on_line = {name: value for name, value in options.items() if sources[name] == "COMMANDLINE"}
+    in_file = {name: value for name, value in options.items() if name not in on_line}
+    return typed(context.meta.get(SETTINGS), **in_file) | typed(setting, **on_line)
 
 
 def _word(value: object) -> str:
@@ -58,7 +72,7 @@ ConfigFile = Annotated[
     Path | None,
     typer.Option(help="TOML file with any of these options and a table [set].", callback=_read_config, is_eager=True),
 ]
-Seed = Annotated[int, typer.Option(help="Of initial weights, order, augmentation and noise.")]
+Seed = Annotated[int | None, typer.Option(help="Of initial weights, order, augmentation and noise; default: 0.")]
 Seeds = Annotated[
     str | None, typer.Option(help="Several runs, in folders below --out: 0,1,2 or 0-4; with mean and spread.")
 ]

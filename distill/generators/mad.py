@@ -17,7 +17,7 @@ Ours where the table is silent or cannot be meant:
 """
 
 import itertools
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -81,6 +81,11 @@ class Generator(nn.Module):
     def forward(self, input_BZ: Tensor) -> Tensor:
         """Images in [0, 1], images_BCHW, of z ~ N(0, 1), with its class's embedding for a conditional generator."""
         return self.logits(input_BZ).sigmoid()
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Answer through torch.compile from now on, by `forward` and by `logits` alike."""
+        self.start.compile(*args, **kwargs)
+        self.body.compile(*args, **kwargs)
 
 
 def _start(size: int, *, most: int) -> tuple[int, int]:

@@ -87,6 +87,10 @@ class Adversarial(Method):
             "generator_optimizer": self.generator_optimizer,
         }
 
+    def compile(self) -> None:
+        super().compile()
+        self.synthesis.generator.compile()
+
     def step(self, real: Sequence[RealBatch], step: int) -> dict[str, Tensor]:  # noqa: ARG002  # it needs none
         return {**self.seek(step), **self.teach(step)}
 
@@ -101,15 +105,18 @@ class Adversarial(Method):
         watch = self.setup.the_teacher.watch(batch_norm=True) if config.bn else contextlib.nullcontext()
         with no_gradients_for(net), watch:
             net.eval()  # it is only asked here, its BN statistics belong to its own batches
-            for number in range(config.pretrain_steps if step == 0 else 0):
+            before = [
                 self._improve(self.synthesis.make("pretraining", number, config.batch_size), without=("adv",))
+                for number in range(config.pretrain_steps if step == 0 else 0)
+            ]
             first = step * config.generator_steps
             terms = [
                 self._improve(self.synthesis.make("generator", number, config.batch_size))
                 for number in range(first, first + config.generator_steps)
             ]
             net.train()
-        return _means(terms)
+        pretraining = {f"pretraining_{name}": mean for name, mean in _means(before).items()} if before else {}
+        return pretraining | _means(terms)
 
     def _improve(self, made: Made, *, without: Sequence[str] = ()) -> dict[str, Tensor]:
         """One update of generator and embeddings."""
@@ -144,7 +151,8 @@ class Adversarial(Method):
 
         The images of a source are as many for each update, one update's after another's.
         """
-        return {"kl": self.synthesis.make("student", first, updates * self.config.batch_size).images_BCHW}
+        count = updates * self.config.batch_size
+        return {"kl": self.synthesis.make("student", first, count, updates=updates).images_BCHW}
 
     def weights(self) -> dict[str, float]:
         """Of each source's loss, by the same names."""
@@ -187,5 +195,12 @@ class Adversarial(Method):
 
 
 def _means(terms: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Of each term over the updates of a stage."""
-    return {name: torch.stack([of[name] for of in terms]).mean() for name in terms[0]}
+    """Of each term over the updates of a stage; from the first on that is not finite, of those before alone.
+
+    For it spoils the weights, and so every later term: but one mean is then not finite, and the loop names it.
+    """
+    values_UT = torch.stack([torch.stack([*of.values()]) for of in terms])
+    bad_N = ~values_UT.flatten().isfinite()
+    later_UT = ((bad_N.cumsum(0) - bad_N.long()) > 0).view_as(values_UT)  # than a bad one, in order of computation
+    mean_T = values_UT.masked_fill(later_UT, 0).sum(0) / (~later_UT).sum(0).clamp_min(1)
+    return dict(zip(terms[0], mean_T, strict=True))

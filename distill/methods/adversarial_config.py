@@ -6,14 +6,13 @@ pretraining steps, 200 on ImageNet and 50 on Places365 and Food101, and delta = 
 epochs.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from distill.errors import DistillError
 from distill.generators.conditioning import CONDITIONINGS
 from distill.generators.mad import WIDTHS
-from distill.methods.base import Config
+from distill.methods.base import Config, one_of
 from distill.methods.schedules import SCHEDULES
 
 
@@ -37,9 +36,9 @@ class AdversarialConfig(Config):
     """of the student's optimiser, at the start of the schedule (Table 5)"""
     weight_decay: float = 5e-4
     """of the student's optimiser (Table 5)"""
-    optimizer: str = "sgd"
+    optimizer: str = one_of("sgd", ("sgd", "adam"))
     """the student's: sgd, or adam, which knows no momentum (Table 5)"""
-    schedule: str = "step_thirds"
+    schedule: str = one_of("step_thirds", SCHEDULES)
     """of the student's rate; a name in `SCHEDULES`: step_thirds is x0.1 at epochs 100 and 200 of 300 (Table 6)"""
     gan_lr: float = 1e-3
     """of the generator's Adam, throughout (Table 5)"""
@@ -47,9 +46,9 @@ class AdversarialConfig(Config):
     """of the generator's Adam (Table 5)"""
     z_dim: int = 256
     """normal noise an image, and the dimension of a class embedding (Table 6)"""
-    conditioning: str = "none"
+    conditioning: str = one_of("none", CONDITIONINGS)
     """how the class enters the generator: none, sum (of embedding and noise) or cat (section 3.2, appendix B.3)"""
-    network: str = "auto"
+    network: str = one_of("auto", ("auto", *WIDTHS))
     """the generator: conv (Table 8 a, b), residual (c), or auto: conv up to 64 px, residual above"""
     image_size: int = field(default=0, metadata={"least": 0})
     """px a side of synthetic images; 0: the teacher's input size"""
@@ -78,10 +77,6 @@ class AdversarialConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._one_of("optimizer", ("sgd", "adam"))
-        self._one_of("schedule", SCHEDULES)
-        self._one_of("conditioning", CONDITIONINGS)
-        self._one_of("network", ("auto", *WIDTHS))
         if self.conditioning == "none" and (self.nll or self.norm):
             raise DistillError(
                 f"nll is {self.nll} and norm {self.norm}, but conditioning is 'none'; expected 0 and 0 without classes "
@@ -92,10 +87,6 @@ class AdversarialConfig(Config):
             raise DistillError(f"every weight of the generator's objective is 0; expected one of {', '.join(weights)}")
         if self.pretrain_steps and not any(weight for name, weight in weights.items() if name != "adv"):
             raise DistillError(f"pretrain_steps is {self.pretrain_steps}; expected 0 where adv is the only term")
-
-    def _one_of(self, name: str, known: Sequence[str] | Mapping[str, object]) -> None:
-        if getattr(self, name) not in known:
-            raise DistillError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}")
 
     @property
     def generator_weights(self) -> dict[str, float]:

@@ -2,9 +2,9 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -22,6 +22,16 @@ from shards.augment import PAD, crop_and_flip
 from shards.device import RealBatch
 
 M = TypeVar("M", bound=nn.Module)
+
+
+def one_of(default: str, known: Iterable[str]) -> Any:
+    """A setting that is one of the ``known`` words."""
+    return field(default=default, metadata={"one_of": tuple(known)})
+
+
+def positive(default: float) -> Any:
+    """A setting that may not be 0, such as a temperature."""
+    return field(default=default, metadata={"positive": True})
 
 
 class Stateful(Protocol):
@@ -50,14 +60,18 @@ class Config:
     """of the student's SGD, on every parameter"""
 
     def __post_init__(self) -> None:
-        for field in fields(self):  # counts are from 1; rates, weights of losses and temperatures from 0
-            value = getattr(self, field.name)
-            least = field.metadata.get("least", 1 if field.type is int else 0)
-            if field.type is bool:
+        for setting in fields(self):  # counts are from 1; rates and weights of losses from 0
+            value, known = getattr(self, setting.name), setting.metadata.get("one_of")
+            least = setting.metadata.get("least", 1 if setting.type is int else 0)
+            if known and value not in known:
+                raise DistillError(f"{setting.name} is {value!r}; expected one of {', '.join(known)}")
+            if setting.type is bool:
                 if not isinstance(value, bool):
-                    raise DistillError(f"{field.name} is {value}; expected True or False")
+                    raise DistillError(f"{setting.name} is {value}; expected True or False")
             elif not isinstance(value, str) and not least <= value < math.inf:  # NaN too fails this
-                raise DistillError(f"{field.name} is {value}; expected a number of at least {least}")
+                raise DistillError(f"{setting.name} is {value}; expected a number of at least {least}")
+            elif setting.metadata.get("positive") and not value:
+                raise DistillError(f"{setting.name} is {value}; expected more than 0")
 
     @property
     def batches_per_step(self) -> int:
@@ -78,6 +92,10 @@ class Config:
     def queries_per_step(self) -> int:
         """Images that one step puts through the teacher."""
         return self.batch_size
+
+    def queries_to_choose(self, rows: int) -> int:  # noqa: ARG002  # most take the whole stream
+        """Images that `Method.choose` puts through the teacher in a whole run at most, of a train split of ``rows``."""
+        return 0
 
     def steps(self, batches_per_epoch: int) -> int:
         """Steps of the whole schedule, given the batches of an epoch of the train split (0 without a stream)."""
@@ -165,16 +183,20 @@ class Setup:
         tensor = torch.from_numpy(numbers)
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
-    def noise(self, purpose: str, step: int, shape: Sequence[int], *, whole: bool = False) -> Tensor:
-        """Standard normal numbers on the device, addressed by (seed, purpose, step); this rank's share or all."""
+    def noise(self, purpose: str, step: int, shape: Sequence[int], *, updates: int = 1, whole: bool = False) -> Tensor:
+        """Standard normal numbers on the device, addressed by (seed, purpose, step); this rank's share or all.
+
+        Of rows for several ``updates``, one's after another's, the share is of each.
+        """
         generator = torch.Generator(self.device).manual_seed(address(self.seed, purpose, step) >> 1)
         drawn = torch.randn(*shape, device=self.device, generator=generator)
-        return drawn if whole else self.ranks.slice(drawn)
+        return drawn if whole else self.ranks.slice(drawn, parts=updates)
 
-    def integers(self, purpose: str, step: int, count: int, *, below: int) -> Tensor:
+    def integers(self, purpose: str, step: int, count: int, *, below: int, updates: int = 1) -> Tensor:
         """``count`` evenly drawn int64 in [0, ``below``) on the device, addressed likewise: classes, or rows."""
         generator = torch.Generator(self.device).manual_seed(address(self.seed, purpose, step) >> 1)
-        return self.ranks.slice(torch.randint(below, (count,), device=self.device, generator=generator))
+        drawn = torch.randint(below, (count,), device=self.device, generator=generator)
+        return self.ranks.slice(drawn, parts=updates)
 
 
 Look = Callable[[], Iterator[RealBatch]]
@@ -279,10 +301,11 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer, *, lr: float) -> Non
 @contextmanager
 def no_gradients_for(*networks: nn.Module) -> Iterator[None]:
     """Let gradients pass through these networks without computing those of their own weights."""
-    for network in networks:
-        network.requires_grad_(False)
+    learning = [weight for network in networks for weight in network.parameters() if weight.requires_grad]
+    for weight in learning:
+        weight.requires_grad_(False)
     try:
         yield
     finally:
-        for network in networks:
-            network.requires_grad_(True)
+        for weight in learning:
+            weight.requires_grad_(True)

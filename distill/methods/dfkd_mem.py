@@ -62,8 +62,9 @@ class DFKDMem(Adversarial):
         config, images = self.config, super().material(first, updates)
         if len(self.memory):
             count = updates * config.batch_size
-            rows_N = self.setup.integers("memory", first, count, below=len(self.memory))
+            rows_N = self.setup.integers("memory", first, count, below=len(self.memory), updates=updates)
             images = {**images, "kl_memory": self.memory.images(rows_N)}
         if (first + updates) % config.student_steps == 0:
-            self.memory.keep(images["kl"][-(len(images["kl"]) // updates) :])
+            last_BCHW = images["kl"][-(len(images["kl"]) // updates) :]
+            self.memory.keep(self.setup.ranks.gather(last_BCHW))  # every rank has the same memory
         return images

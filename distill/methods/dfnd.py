@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from distill.errors import DistillError
 from distill.losses.kl import kl_divergence
 from distill.losses.noisy_nll import noise_adapted_nll, noise_matrix
-from distill.methods.base import Config, Method, Setup, Stateful, descend, sgd
+from distill.methods.base import Config, Method, Setup, Stateful, descend, one_of, positive, sgd
 from distill.methods.schedules import SCHEDULES
 from distill.models.teachers import Classifier
 from shards.device import RealBatch
@@ -35,9 +35,9 @@ class DFNDConfig(Config):
     epochs: int = 800
     weight_decay: float = 5e-4
     """not in our sources: that of CIFAR ResNets"""
-    schedule: str = "step_fifths"
+    schedule: str = one_of("step_fifths", SCHEDULES)
     """of the learning rate; a name in `SCHEDULES`"""
-    temperature: float = 4.0
+    temperature: float = positive(4.0)
     """of both softmaxes on the kept half; the loss is multiplied by its square"""
     noisy: float = 1.0
     """weight of the noise-adapted likelihood on all images"""
@@ -46,10 +46,6 @@ class DFNDConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.schedule not in SCHEDULES:
-            raise DistillError(f"schedule is {self.schedule!r}; expected one of {', '.join(SCHEDULES)}")
-        if self.temperature == 0:
-            raise DistillError(f"temperature is {self.temperature}; expected more than 0")
         if self.accuracy >= 1:
             raise DistillError(f"accuracy is {self.accuracy}; expected a fraction below 1, such as 0.95")
 

@@ -4,10 +4,10 @@ Romero et al. 2015, FitNets: Hints for Thin Deep Nets, section 2: the student's 
 predict the teacher's hint layer (Eq. 3); both are the middle layers. Where the maps differ in size the larger is
 pooled. The regressor is a 1x1 convolution with BN, without which the weight below diverges at the rate of `kd`.
 
-The paper trains the hint first and distils after (its Algorithm 1): ``hint_first`` is the part of the run that goes to
-it. The default is both together, as in Tian et al. 2020, Contrastive Representation Distillation, from whose code the
-weight of 100 is, on the mean over elements. KD is the method `kd` with its settings, where Romero et al. have labels
-and a decaying weight. Ours: the middle layer is the end of the middle stage, of three that of the second.
+The paper trains the hint first and distils after, without it (its Algorithm 1): ``hint_first`` is the part of the run
+that goes to it. The default is both together, as in Tian et al. 2020, Contrastive Representation Distillation, from
+whose code the weight of 100 is, on the mean over elements. KD is the method `kd` with its settings, where Romero et al.
+have labels and a decaying weight. Ours: the middle layer is the end of the middle stage, of three that of the second.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ class FitNetConfig(KDConfig):
     hint: float = 100.0
     """weight of the hint's mean squared distance (Tian et al. 2020)"""
     hint_first: float = 0.0
-    """part of the run, from its beginning, that trains on the hint alone; 0 to 1"""
+    """part of the run, from its beginning, that trains on the hint alone; the rest has none; 0: both throughout"""
     teacher_layer: str = field(default="", metadata={"free": True})
     """module of the teacher that gives the hint; empty: the end of its middle stage"""
     student_layer: str = field(default="", metadata={"free": True})
@@ -78,9 +78,12 @@ class FitNet(Method):
             told = self.setup.the_teacher(images_BCHW)
         seen = self.setup.student.view(images_BCHW)
         guided_BCHW = self.regressor(seen.maps[self.student_layer].float())
-        terms = {"hint": hint_distance(guided_BCHW, told.maps[self.teacher_layer])}
-        loss = config.hint * terms["hint"]
-        if step >= config.hint_first * self.setup.steps:
+        guiding = not config.hint_first or step < config.hint_first * self.setup.steps
+        terms, loss = {}, images_BCHW.new_zeros((), dtype=torch.float32)
+        if guiding:
+            terms["hint"] = hint_distance(guided_BCHW, told.maps[self.teacher_layer])
+            loss = loss + config.hint * terms["hint"]
+        if not (guiding and config.hint_first):
             terms["kl"] = kl_divergence(told.logits_BK, seen.logits_BK, temperature=config.temperature)
             loss = loss + terms["kl"]
         descend(loss, self.optimizer, lr=config.lr * cosine(step, self.setup.steps))

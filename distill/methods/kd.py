@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from distill.errors import DistillError
 from distill.losses.kl import kl_divergence
-from distill.methods.base import Config, Method, Setup, Stateful, descend, sgd
+from distill.methods.base import Config, Method, Setup, Stateful, descend, positive, sgd
 from distill.methods.schedules import cosine
 from shards.device import RealBatch
 
@@ -20,13 +19,8 @@ from shards.device import RealBatch
 class KDConfig(Config):
     """Settings of `kd`."""
 
-    temperature: float = 5.0
+    temperature: float = positive(5.0)
     """of both softmaxes; the loss is multiplied by its square"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.temperature == 0:
-            raise DistillError(f"temperature is {self.temperature}; expected more than 0")
 
 
 class KD(Method):

@@ -12,7 +12,8 @@ paper we have the supplement alone (networks in its Table 2). Four ideas:
 
 No cross-entropy and no KL. Ours where the sources are silent: a head is one linear layer on the features, the student's
 being the mean of P(phi_s); x and x' go through the student in one batch, so that its BN sees both; alignment is of x
-alone; the constants of a_e are parts of the run, so that a shorter one goes the same course. As written the teacher's
+alone; the constants of a_e are parts of ``epochs``, so that fewer of them go the same course (a run that --updates
+cuts is one of as many epochs, cut). As written the teacher's
 NT-Xent trains nothing but the teacher's head, at the cost of a second forward of the teacher: ``contrast_teacher``
 false leaves it out.
 """
@@ -29,7 +30,7 @@ from distill.errors import DistillError
 from distill.losses.alignment import weighted_alignment
 from distill.losses.mix_style import mix_style
 from distill.losses.nt_xent import nt_xent
-from distill.methods.base import Choice, Config, Look, Method, Setup, Stateful, descend, sgd
+from distill.methods.base import Choice, Config, Look, Method, Setup, Stateful, descend, one_of, positive, sgd
 from distill.methods.dynamic_selection import chosen, teacher_share
 from distill.methods.schedules import SCHEDULES
 from distill.models import spec
@@ -46,38 +47,37 @@ class KD3Config(Config):
     epochs: int = 240
     lr: float = 0.05
     weight_decay: float = 5e-4
-    schedule: str = "step_eighths"
+    schedule: str = one_of("step_eighths", SCHEDULES)
     """of the learning rate; a name in `SCHEDULES`"""
     threshold: float = 0.95
     """confidence asked for in the class that most images fall in; 0 keeps all"""
     teacher_fall: float = 5.0
     """how fast the teacher's share of the combined logits falls"""
-    teacher_span: float = 160 / 240
+    teacher_span: float = positive(160 / 240)
     """part of the run over which it would come to 0"""
     teacher_until: float = 120 / 240
     """part of the run from which on it is 0"""
     contrast: float = 1e-3
     """weight of both contrasts; 0 makes no restyled images"""
-    contrast_temperature: float = 0.3
+    contrast_temperature: float = positive(0.3)
     """of both NT-Xent losses"""
     contrast_dim: int = 128
     """length of the embeddings that are contrasted"""
     contrast_teacher: bool = True
     """whether the teacher's head is trained on the teacher's own contrast, as published; the student has none of it"""
-    mix_alpha: float = 0.1
+    mix_alpha: float = positive(0.1)
     """of the Beta distribution of the mixing of styles"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.schedule not in SCHEDULES:
-            raise DistillError(f"schedule is {self.schedule!r}; expected one of {', '.join(SCHEDULES)}")
-        for name in ("teacher_span", "contrast_temperature", "mix_alpha"):
-            if getattr(self, name) == 0:
-                raise DistillError(f"{name} is {getattr(self, name)}; expected more than 0")
 
     @property
     def queries_per_step(self) -> int:
         return self.batch_size * (2 if self.contrast and self.contrast_teacher else 1)
+
+    def queries_to_choose(self, rows: int) -> int:
+        return self.looks(self.epochs) * rows
+
+    def looks(self, epochs: int) -> int:
+        """Times in the first ``epochs`` that the teacher helps to choose."""
+        return sum(self.teacher_share(epoch) > 0 for epoch in range(epochs)) if self.threshold else 0
 
     def teacher_share(self, epoch: int) -> float:
         """Weight a_e of the teacher in the combined logits."""
@@ -114,8 +114,7 @@ class KD3(Method):
         }
 
     def queries(self, steps: int) -> int:
-        looks = sum(self.config.teacher_share(epoch) > 0 for epoch in range(self.choice.epoch + 1))
-        return super().queries(steps) + looks * len(self.choice.rows_N)
+        return super().queries(steps) + self.config.looks(self.choice.epoch + 1) * len(self.choice.rows_N)
 
     @torch.no_grad()
     def choose(self, epoch: int, look: Look) -> NDArray[np.bool_] | None:

@@ -23,7 +23,7 @@ from distill.errors import DistillError
 from distill.losses.kl import kl_divergence
 from distill.methods.adversarial import Adversarial
 from distill.methods.adversarial_config import AdversarialConfig, published
-from distill.methods.base import Setup, Stateful
+from distill.methods.base import Setup, Stateful, one_of
 from distill.methods.ema import follow, follower
 
 BUDGETS = ("published", "equal")
@@ -40,12 +40,11 @@ class MADConfig(AdversarialConfig):
     """weight lambda_1 of the loss on the slow copy's images (Table 7)"""
     ema_momentum: float = 0.95
     """alpha of the slow copy, a stage (Eq. 5, Table 6)"""
-    budget: str = "published"
+    budget: str = one_of("published", BUDGETS)
     """images of an update: published (a batch from each generator) or equal (half a batch from each)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._one_of("budget", BUDGETS)
         if self.ema_momentum > 1:
             raise DistillError(f"ema_momentum is {self.ema_momentum}; expected a number from 0 to 1")
         if self.budget == "equal" and self.batch_size % 2:
@@ -76,6 +75,10 @@ class MAD(Adversarial):
     def parts(self) -> dict[str, Stateful]:
         return {**super().parts(), "average": self.average}
 
+    def compile(self) -> None:
+        super().compile()
+        self.average.compile()
+
     def weights(self) -> dict[str, float]:
         return {"kl": self.config.live, "kl_ema": self.config.ema}
 
@@ -92,7 +95,5 @@ class MAD(Adversarial):
 
     def material(self, first: int, updates: int) -> dict[str, Tensor]:
         count, make = updates * self.config.images_per_source, self.synthesis.make
-        return {
-            "kl": make("student", first, count).images_BCHW,
-            "kl_ema": make("student of the average", first, count, by=self.average).images_BCHW,
-        }
+        slow = make("student of the average", first, count, updates=updates, by=self.average)
+        return {"kl": make("student", first, count, updates=updates).images_BCHW, "kl_ema": slow.images_BCHW}

@@ -27,7 +27,7 @@ from distill.generators.mosaic import Discriminator, Generator, ImageDiscriminat
 from distill.losses.entropy import class_balance, sample_entropy
 from distill.losses.kl import kl_divergence
 from distill.losses.patch_gan import discriminator_loss, generator_loss
-from distill.methods.base import Config, Method, Setup, Stateful, descend, no_gradients_for, sgd
+from distill.methods.base import Config, Method, Setup, Stateful, descend, no_gradients_for, one_of, sgd
 from distill.methods.schedules import cosine
 from shards.device import RealBatch
 
@@ -57,22 +57,17 @@ class MosaicKDConfig(Config):
     """normal noise a sample"""
     gan_lr: float = 1e-3
     """of Adam (0.5, 0.999) for generator and discriminator"""
-    networks: str = "code"
+    networks: str = one_of("code", NETWORKS)
     """which published generator and discriminator: code (the printed numbers) or paper (Tables 2 and 3)"""
-    discriminator: str = "patch"
+    discriminator: str = one_of("patch", DISCRIMINATORS)
     """what it judges: every patch, the whole image (Figure 1 b), or none: nothing is, as where `local` is 0"""
     stride: int = 1
     """of the patch discriminator's last layer: larger means less overlap between patches (Table 4)"""
-    student_images: str = "mixed"
+    student_images: str = one_of("mixed", STUDENT_IMAGES)
     """what the student learns from: mixed (a batch of synthetic and a batch of real images) or synthetic alone"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        words = {"networks": NETWORKS, "discriminator": DISCRIMINATORS, "student_images": STUDENT_IMAGES}
-        for name, known in words.items():
-            if getattr(self, name) not in known:
-                expected = f"{', '.join(known[:-1])} or {known[-1]}"
-                raise DistillError(f"{name} is {getattr(self, name)!r}; expected {expected}")
         if self.stride > 1 and self.discriminator != "patch":
             raise DistillError(
                 f"stride is {self.stride}; expected 1 where discriminator is {self.discriminator}, which has no patches"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distill.errors import DistillError
-from distill.methods.base import Config, Method, Setup, Stateful, descend, sgd
+from distill.methods.base import Config, Method, Setup, Stateful, descend, one_of, sgd
 from distill.methods.schedules import SCHEDULES, warmed
 from shards.augment import PAD
 from shards.device import RealBatch
@@ -24,7 +24,7 @@ class SupervisedConfig(Config):
     weight_decay: float = 5e-4
     nesterov: bool = True
     """look ahead along the momentum"""
-    schedule: str = "one_cycle"
+    schedule: str = one_of("one_cycle", SCHEDULES)
     """of the learning rate; a name in `SCHEDULES`"""
     warm_up: int = field(default=0, metadata={"least": 0})
     """epochs over which the learning rate rises from 0, before the schedule"""
@@ -35,8 +35,6 @@ class SupervisedConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.schedule not in SCHEDULES:
-            raise DistillError(f"schedule is {self.schedule!r}; expected one of {', '.join(SCHEDULES)}")
         if self.warm_up >= self.epochs:
             raise DistillError(f"warm_up is {self.warm_up} epochs of {self.epochs}; expected fewer than there are")
 

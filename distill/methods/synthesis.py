@@ -53,16 +53,17 @@ class Synthesis:
         if self.embedding is not None:
             yield from self.embedding.parameters()
 
-    def make(self, purpose: str, number: int, count: int, *, by: Generator | None = None) -> Made:
-        """``count`` images of z and, if conditional, y addressed by (seed, purpose, number).
+    def make(self, purpose: str, number: int, count: int, *, updates: int = 1, by: Generator | None = None) -> Made:
+        """``count`` images, for so many ``updates``, of z and, if conditional, y addressed by (seed, purpose, number).
 
         ``by`` another network of the same shape than its own; the embeddings are its own all the same (MAD, Figure 1).
         """
         classes_B = None
         if self.embedding is not None:
             known = len(self.embedding.weight)
-            classes_B = self._setup.integers(f"{purpose} y", number, count, below=known)
-        return self._made(self._noise(f"{purpose} z", number, count), classes_B, by or self.generator)
+            classes_B = self._setup.integers(f"{purpose} y", number, count, below=known, updates=updates)
+        z_BZ = self._setup.noise(f"{purpose} z", number, (count, self._z_dim), updates=updates)
+        return self._made(z_BZ, classes_B, by or self.generator)
 
     @torch.no_grad()
     def samples(self, count: int, *, number: int = 0, by: Generator | None = None) -> Tensor:
@@ -78,9 +79,6 @@ class Synthesis:
         made = self._made(z_BZ, classes_B, net)
         net.train()
         return made.images_BCHW
-
-    def _noise(self, purpose: str, number: int, count: int) -> Tensor:
-        return self._setup.noise(purpose, number, (count, self._z_dim))
 
     def _made(self, z_BZ: Tensor, classes_B: Tensor | None, net: Generator) -> Made:
         input_BZ, embeddings_BE = z_BZ, None

@@ -394,7 +394,10 @@ def test_weights_that_are_not_finite_are_not_saved(
 
     monkeypatch.setattr(method, "step", poisoned)
     poisoned_name = re.escape(next(name for name, _ in method.setup.student.net.named_parameters()))
-    with pytest.raises(Diverged, match=rf"^student\.{poisoned_name} is not finite after step 3; .*lower --lr$"):
+    with pytest.raises(
+        Diverged,
+        match=rf"^student\.{poisoned_name} is not finite after step 3; .*lower --lr, or a lower rate",
+    ):
         train(method, stream, folder=tmp_path, labels=labels, pace=Pace(save_every_s=0))
     assert checkpoint.load(tmp_path / LAST, state_of(build()))["step"] == 2
 

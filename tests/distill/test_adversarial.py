@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from distill.errors import DistillError, UnsupportedSize
 from distill.methods import METHODS
 from distill.methods.abm import ABM
-from distill.methods.adversarial import Adversarial
+from distill.methods.adversarial import Adversarial, _means
 from distill.methods.adversarial_config import AdversarialConfig
 from distill.methods.base import Setup
 from distill.models import build
@@ -340,3 +340,27 @@ def test_a_teacher_without_batch_norms_needs_no_matching(tmp_path: Path) -> None
         make(weights, arch="lenet5_half")
     method = make(weights, arch="lenet5_half", bn=0.0)
     assert all(term.isfinite() for term in method.step([], 0).values())
+
+
+def test_the_term_that_spoils_a_stage_is_the_one_that_is_named(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, asked = make(weights, generator_steps=3), []
+
+    def spoilt(moments: object) -> torch.Tensor:
+        asked.append(moments)
+        return torch.tensor(float("nan") if len(asked) == 2 else 0.5, requires_grad=True)
+
+    monkeypatch.setattr("distill.methods.adversarial.moment_matching", spoilt)
+    terms = method.step([], 0)
+    bad = [name for name, term in terms.items() if not term.isfinite()]
+    assert bad[0] == "bn"
+    assert terms["adv"].isfinite()
+
+
+def test_means_are_of_all_updates_where_all_are_finite() -> None:
+    nan = float("nan")
+    whole = [{"a": torch.tensor(1.0), "b": torch.tensor(2.0)}, {"a": torch.tensor(3.0), "b": torch.tensor(6.0)}]
+    assert {name: float(mean) for name, mean in _means(whole).items()} == {"a": 2.0, "b": 4.0}
+    cut = _means(
+        [whole[0], {"a": torch.tensor(5.0), "b": torch.tensor(nan)}, {name: torch.tensor(nan) for name in "ab"}]
+    )
+    assert (float(cut["a"]), bool(cut["b"].isnan())) == (3.0, True)

@@ -16,7 +16,7 @@ def write_run(folder: Path, *, seed: int = 0, last: float = 0.5, lr: float = 0.1
     folder.mkdir(parents=True)
     plan = {"method": "kd", "student": "wrn16_1", "transfer_set": "ab", "teacher": "cd", "seed": seed}
     report = {
-        "run": {**plan, "config": {"lr": lr}},
+        "run": {**plan, "config": {"lr": lr}, **changes.pop("plan", {})},
         "transfer_set": "somewhere",
         "teacher": {"name": "wrn40_2-cd", "sha256": "cd"},
         "finished": True,
@@ -49,6 +49,26 @@ def test_runs_that_differ_in_their_seed_alone_are_one_row(tmp_path: Path) -> Non
     assert len(compared["runs"]) == 5
 
 
+def test_another_plan_is_another_row_and_the_same_one_counts_once(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", plan={"updates": 10, "dtype": "float32"})
+    write_run(tmp_path / "b", plan={"updates": 10, "dtype": "bfloat16"})
+    write_run(tmp_path / "c", plan={"updates": 99, "dtype": "float32"})
+    write_run(tmp_path / "copy", plan={"updates": 10, "dtype": "float32"})
+    compared = compare(find_runs([tmp_path]))
+    assert [group["seeds"] for group in compared["groups"]] == [[0], [0], [0]]
+    assert len(compared["runs"]) == 4
+
+
+def test_runs_of_several_seeds_are_found_beside_single_ones(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "one")
+    for seed in range(2):
+        write_run(tmp_path / "runs" / "many" / f"seed-{seed}", seed=seed, lr=0.2)
+    write_json(tmp_path / "runs" / "many" / "seeds.json", {})
+    found = find_runs([tmp_path / "runs"])
+    assert [run.name for run in found] == ["one", "seed-0", "seed-1"]
+    assert find_runs([tmp_path / "runs", tmp_path / "runs" / "many"]) == found
+
+
 def test_accuracies_are_those_of_the_latest_evaluation(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     for number, accuracy in enumerate((0.1, 0.7)):
@@ -72,7 +92,7 @@ def test_folders_of_runs_and_runs_are_found_once(tmp_path: Path) -> None:
 
 
 def test_the_page_has_both_axes(tmp_path: Path) -> None:
-    runs = [write_run(tmp_path / name, last=last) for name, last in (("one", 0.5), ("two", 0.625))]
+    runs = [write_run(tmp_path / f"run{seed}", seed=seed, last=last) for seed, last in enumerate((0.5, 0.625))]
     page = comparison_page(runs, compare(runs))
     for words in ("Agreement by step", "Agreement by student update", "0.5625 ± 0.0884", str(runs[1])):
         assert words in page

@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 import shards.pack
+from distill.errors import DistillError
 from distill.material import Material
 from distill.models.teachers import load_classifier
 from distill.run import distill
-from shards.errors import BlockDamaged, ShardError
+from shards.errors import BlockDamaged
 from shards.index import ShardFolder
 from tests.distill import toys
 from tests.distill.test_cli import Command, Distill
@@ -39,16 +40,9 @@ def test_residence_changes_no_byte(weights: Path, tmp_path: Path, method: str, v
     assert len(found) == 1
 
 
-def test_a_residence_that_is_none(transfer_set: ShardFolder, weights: Path, tmp_path: Path) -> None:
-    with pytest.raises(ShardError, match="resident is 'disk'; expected one of auto, device, memory, window"):
-        distill(
-            Material.of(transfer_set),
-            load_classifier(weights),
-            toys.run_config("kd"),
-            out=tmp_path / "run",
-            place=replace(toys.PLACE, residence="disk"),
-        )
-    assert not (tmp_path / "run").exists()
+def test_a_residence_that_is_none() -> None:
+    with pytest.raises(DistillError, match="--resident is 'disk'; expected one of auto, device, memory, window"):
+        replace(toys.PLACE, residence="disk")
 
 
 # damage
@@ -59,8 +53,13 @@ def damaged(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S
     """250 images in blocks of 2, of which one, in the middle, is not what was written."""
     monkeypatch.setattr(shards.pack, "block_rows", lambda size: 2)
     folder = toys.write_transfer_set(tmp_path, weights, train=240, holdout=10)
-    (shard,) = (shard for shard in folder.shards if "train" in shard.name)
-    block = shard.blocks[60]
+    return damage(folder, "train", 60)
+
+
+def damage(folder: ShardFolder, split: str, number: int) -> ShardFolder:
+    """Flip a bit in a block."""
+    (shard,) = (shard for shard in folder.shards if split in shard.name)
+    block = shard.blocks[number]
     with (folder.path / shard.name).open("r+b") as file:
         file.seek(block.offset + block.bytes - 300)
         byte = file.read(1)
@@ -84,8 +83,17 @@ def test_damage_is_refused_unless_it_may_be_skipped(damaged: ShardFolder, weight
     assert "2 of 240 images" in again.err
     assert again.out.startswith("run: finished")
     command(*asked, "--on-damage", "ignore", "--out", "x").refused(
-        "on_damage is 'ignore'; expected one of refuse, skip"
+        "--on-damage is 'ignore'; expected one of refuse, skip"
     )
+
+
+def test_damage_in_what_is_held_out_is_told_too(damaged: ShardFolder, weights: Path, command: Distill) -> None:
+    damage(damaged, "holdout", 3)
+    asked: Command = ["train", "--shards", damaged.path, "--teacher-weights", weights, *HERE, "--on-damage", "skip"]
+    command(*asked, "--out", "strict").refused("2 of 10 images are damaged, more than the 1.0%", code=4)
+    said = command(*asked, "--out", "run", "--max-bad", "0.2", "--json")
+    assert "2 of 10 held-out images lie in damaged blocks" in said.err
+    assert (said.json["held_out_damage"]["images"], [*said.json["held_out_damage"]["blocks"]]) == (2, ["3"])
 
 
 def test_what_an_earlier_slice_passed_over_is_still_told(damaged: ShardFolder, weights: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import distributed, nn
 
+from distill.errors import DistillError
 from distill.ranks import ALONE, Ranks, average_gradients, join, own_device
 
 
@@ -16,6 +17,20 @@ def test_shares_are_the_whole_in_order() -> None:
     assert [len(share) for share in shares] == [2, 2, 2]
     assert torch.equal(torch.cat(shares), drawn)
     assert ALONE.slice(drawn) is drawn
+
+
+def test_of_several_updates_each_has_the_same_images_at_any_number_of_ranks() -> None:
+    drawn = torch.arange(12)  # two updates of six
+    shares = [Ranks(rank, 3).slice(drawn, parts=2) for rank in range(3)]
+    assert [share.tolist() for share in shares] == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
+    first, second = (torch.cat([share.chunk(2)[update] for share in shares]) for update in range(2))
+    assert torch.equal(torch.cat([first, second]), drawn)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_a_batch_that_cannot_be_shared_out(rows: int) -> None:
+    with pytest.raises(DistillError, match=f"a batch of {rows} cannot be shared out to 3 ranks"):
+        Ranks(0, 3).slice(torch.zeros(2 * rows, 1), parts=2)
 
 
 def test_alone_there_is_nobody_to_ask() -> None:
@@ -68,6 +83,7 @@ def talk(rank: int, folder: Path) -> None:
     heard = {
         "mean": ranks.mean(torch.tensor([1.0, 10.0]) * (rank + 1)),
         "agreed": torch.tensor([ranks.agree(rank == 0, cpu), ranks.agree(rank == 1, cpu)]),
+        "gathered": ranks.gather(torch.tensor([[rank * 2.0], [rank * 2.0 + 1]])),
         "gradient": first.weight.grad,
         "buffer": norm.running_mean,
     }
@@ -88,6 +104,7 @@ def test_two_that_talk(tmp_path: Path) -> None:
     for rank in range(2):
         heard = torch.load(tmp_path / f"{rank}.pt")
         assert heard["mean"].tolist() == [1.5, 15.0]
+        assert heard["gathered"].flatten().tolist() == [0.0, 1.0, 2.0, 3.0]
         assert heard["agreed"].tolist() == [True, False]  # what rank 0 says
         assert heard["gradient"].tolist() == [[1.0, 1.5]]  # of (1, 0) and (1, 3)
         assert heard["buffer"].tolist() == [5.0]

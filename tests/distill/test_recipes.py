@@ -64,7 +64,7 @@ def test_a_methods_own_recipes_are_found_and_changed(method: str, recipe: str) -
         ("paper", "kd", {"lr": "nan"}, "lr is nan; expected a number of at least 0"),
         ("paper", "kd", {"temperature": "0"}, r"temperature is 0.0; expected more than 0"),
         ("paper", "mosaickd", {"stride": "0"}, "stride is 0; expected a number of at least 1"),
-        ("paper", "mosaickd", {"networks": "mine"}, "networks is 'mine'; expected code or paper"),
+        ("paper", "mosaickd", {"networks": "mine"}, "networks is 'mine'; expected one of code, paper"),
     ],
 )
 def test_what_is_refused(recipe: str, method: str, changes: dict[str, Any], words: str) -> None:

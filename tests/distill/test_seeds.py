@@ -42,7 +42,7 @@ class Fake:
         took = min(10.0, pace.stop_after_s or 10.0)
         self.now += took
         agreement = {"last": run.seed / 10, "chosen": None}
-        facts = {"student_updates": 5, "teacher_queries": 40, "seconds": took, "damage": None}
+        facts = {"student_updates": 5, "teacher_queries": 40, "seconds": took, "damage": None, "held_out_damage": None}
         return {"finished": took == 10, "agreement": agreement, **facts}
 
 
@@ -75,6 +75,7 @@ def test_each_has_a_folder_and_all_a_summary(go: Go, tmp_path: Path) -> None:
         "teacher_queries": 40,
         "seconds": 10.0,
         "damage": None,
+        "held_out_damage": None,
         "last": 0.6,
         "chosen": None,
     }

@@ -232,12 +232,12 @@ def test_checkpoints_come_at_their_pace(make: Make, tmp_path: Path, monkeypatch:
     clock = iter(range(10_000))
     monkeypatch.setattr("distill.train.time.monotonic", lambda: float(next(clock)))  # two looks a step
     train(*make(), folder=tmp_path, pace=Pace(save_every_s=8.0))
-    assert saved == [4, 8, 12]
+    assert saved == [0, 4, 8, 12]
     saved.clear()
     monkeypatch.undo()
     monkeypatch.setattr(checkpoint, "save", lambda path, parts, facts: saved.append(facts["step"]))
     train(*make(), folder=tmp_path, pace=Pace(save_every_s=3600.0))
-    assert saved == [12]
+    assert saved == [0, 12]
 
 
 # metrics.jsonl
@@ -292,7 +292,7 @@ def test_the_first_bad_term_is_named_with_its_step(make: Make, tmp_path: Path, b
 
     with pytest.raises(Diverged, match=rf"the loss term 'culprit' became {bad} at step 7; .* with a lower --lr"):
         train(*make(terms), folder=tmp_path)
-    assert not (tmp_path / LAST).exists()
+    assert checkpoint.load(tmp_path / LAST, make()[0].parts())["step"] == 0  # of its beginning
     assert read_metrics(tmp_path) == []
 
 
