@@ -103,6 +103,10 @@ def open_material(address: str, *, size: int | None, resize: str = "antialias", 
     Images of tars are brought to ``size`` px by the rule ``resize``, and a seeded draw of 5 % of them is held out.
     """
     if names_a_set(address) and not is_url(address):
+        from distill.report import REPORT  # which needs the methods, and they this
+
+        if (Path(address).expanduser() / REPORT).exists():
+            raise DistillError(f"{address} is a run of training, not a transfer set; make one with `curate select`")
         return Material.of(open_folder(Path(address).expanduser()))
 
     if is_url(address):

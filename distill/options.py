@@ -52,11 +52,13 @@ def set_threads(threads: int | None) -> None:
 
 
 def whole_numbers(text: str) -> list[int]:
-    """The numbers that 0,1,2 or 0-4 means, each once; raises DistillError."""
+    """The numbers that 0,1,2 or 0-4 means; raises DistillError, also for one that is said twice."""
     found: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or not (last.isdecimal() or not dash) or int(last or first) < int(first):
             raise DistillError(f"--seeds {text!r}; expected numbers such as 0,1,2 or 0-4")
         found += range(int(first), int(last or first) + 1)
-    return list(dict.fromkeys(found))
+    if twice := [number for number in found if found.count(number) > 1]:
+        raise DistillError(f"--seeds {text!r} says {twice[0]} twice; expected each seed once")
+    return found

@@ -60,6 +60,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.updates is not None and self.updates < 1:
             raise DistillError(f"--updates is {self.updates}; expected at least 1")
+        if not 0 <= self.seed < 1 << 63:
+            raise DistillError(f"--seed is {self.seed}; expected a number from 0 to 2^63 - 1")
         if self.logits not in ("auto", "live"):
             raise DistillError(f"logits is {self.logits!r}; expected auto or live")
         spec(self.student)  # raises UnknownModel

@@ -61,7 +61,10 @@ def compare(
 def export(
     run: Annotated[Path, typer.Argument(help="A finished run.")],
     out: Annotated[Path, typer.Option(help="File: NAME.safetensors, or NAME.onnx (extra `onnx`).")],
-    which: Annotated[str, typer.Option(help="last, or chosen: by agreement on held-out images.")] = "chosen",
+    which: Annotated[
+        str | None,
+        typer.Option(help="last, or chosen: by agreement on held-out images; default: chosen, if there is one."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write a run's student as a file of its own; ONNX takes uint8 pixels and has the normaliser inside."""
@@ -72,11 +75,13 @@ def export(
     from distill.run import CHOSEN, STUDENT, load_run
 
     found = load_run(run, dtype="float32", device=torch.device("cpu"))
+    which = which or next(name for name in ("chosen", "last") if name in found)
     if which not in found:
         raise DistillError(f"{run} has no {which!r} student; it has {', '.join(found)}")
     classifier = found[which]
     export_network(classifier, run / (CHOSEN if which == "chosen" else STUDENT), out)
     if json:
-        emit_json({"out": str(out), "arch": classifier.arch, "sha256": classifier.sha256})
+        emit_json({"out": str(out), "which": which, "arch": classifier.arch, "sha256": classifier.sha256})
     else:
-        print(f"{out}: {classifier.arch}, {len(classifier.classes)} classes, {classifier.input_size} px")
+        shape = f"{len(classifier.classes)} classes, {classifier.input_size} px"
+        print(f"{out}: the {which} student, {classifier.arch}, {shape}")

@@ -12,7 +12,8 @@ from distill.material import Material
 from distill.models.teachers import Classifier
 from distill.run import Place, RunConfig, distill
 from distill.train import Pace
-from manifests.commit import write_json
+from manifests.commit import PLAN, write_json
+from manifests.errors import OutputConflict
 
 SUMMARY = "seeds.json"
 FACTS = ("finished", "student_updates", "teacher_queries", "seconds", "damage", "held_out_damage")
@@ -30,7 +31,12 @@ def distill_seeds(
     pace: Pace | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Train under each seed in ``out/seed-N`` and summarise; the time of ``pace.stop_after_s`` is for all of them."""
+    """Train under each seed in ``out/seed-N`` and summarise; the time of ``pace.stop_after_s`` is for all of them.
+
+    Raises `OutputConflict` where ``out`` is itself a run.
+    """
+    if (out / PLAN).exists():
+        raise OutputConflict(f"{out} is the folder of one run; choose another --out for those of several seeds")
     pace, started, runs = pace or Pace(), time.monotonic(), []
     for seed in seeds:
         left = None
@@ -39,7 +45,7 @@ def distill_seeds(
             if place.ranks.agree(left <= 0, place.device):  # each has a clock of its own
                 break
             left = max(left, 0.0)
-        folder = out / f"seed-{seed}"
+        folder = folder_of(out, seed)
         report = distill(
             material,
             teacher,
@@ -60,6 +66,11 @@ def distill_seeds(
     if place.ranks.first:
         write_json(out / SUMMARY, summary)
     return summary
+
+
+def folder_of(out: Path, seed: int) -> Path:
+    """Where the run of a seed lies."""
+    return out / f"seed-{seed}"
 
 
 def _agreement(report: dict[str, Any]) -> dict[str, float | None]:

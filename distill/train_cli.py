@@ -1,5 +1,6 @@
 """The command `distill train`: what to train on what, said by options, by a file, or both."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -103,7 +104,7 @@ def train(
     asked: dict[str, Any] = {"dtype": choose_dtype(dtype, where), "device": where}
     address = shards or (DEFAULT_SET if find_method(method).needs_stream else None)
     opening: dict[str, Any] = {"resize": resize, "allow_pipe": allow_pipe}
-    the_teacher, material = _load(address, teacher, teacher_weights, opening=opening, **asked)
+    the_teacher, material = _load(address, teacher, teacher_weights, opening=opening, keep=not dry_run, **asked)
     settings = settings_of(context, setting, epochs=epochs, batch_size=batch_size, lr=lr)
     recipe = recipe or default_recipe(material, tell=note if here.first else lambda line: None)
     config_ = RunConfig(
@@ -118,12 +119,12 @@ def train(
     )
     place = Place(device=where, ranks=here, residence=resident, on_damage=on_damage, max_bad=max_bad)
     options = {"replace": replace, "pace": pace, "tensorboard": tensorboard, "progress": bar}
-    work = _Work(material, the_teacher, config_, place, out, options)
+    work = _Work(material, the_teacher, config_, place, out, options, numbers(seeds) if seeds is not None else [])
     try:
         if dry_run:
             _tell_forecast(work, json=json)
-        elif seeds is not None:
-            _train_seeds(work, numbers(seeds), json=json)
+        elif work.seeds:
+            _train_seeds(work, json=json)
         else:
             _train_one(work, json=json)
     finally:
@@ -137,14 +138,16 @@ class _Work(NamedTuple):
     place: "Place"
     out: Path | None
     options: dict[str, Any]
+    seeds: list[int]
+    """empty: one run, of the config's own"""
 
     @property
     def folder(self) -> Path:
-        """Where the run goes."""
+        """Where the run goes, or those of several seeds."""
         from distill.run import default_out
 
         plan = self.run.plan(self.material, self.teacher, device=self.place.device)
-        return self.out or default_out(plan, self.run.method, self.run.student)
+        return self.out or default_out(plan, self.run.method, self.run.student, *(["seeds"] if self.seeds else []))
 
 
 def _load(
@@ -153,6 +156,7 @@ def _load(
     weights: Path | None,
     *,
     opening: dict[str, Any],
+    keep: bool,
     dtype: "Precision",
     device: "torch.device",
 ) -> "tuple[Classifier, Material]":
@@ -173,7 +177,7 @@ def _load(
         raise UnknownTeacher(
             "which teacher? pass --teacher NAME or --teacher-weights FILE; only a transfer set knows its own"
         )
-    if weights is not None:
+    if weights is not None and keep:
         register(weights, arch=teacher.arch)  # so that `distill eval` finds it from the run's plan
     if address is not None and material.train is None:
         material = open_material(address, size=teacher.input_size, **opening)
@@ -220,12 +224,12 @@ def _tell(out: Path, report: Mapping[str, Any], *, already: bool) -> None:
     print(f"report: {out / 'report.html'}")
 
 
-def _train_seeds(work: _Work, seeds: list[int], *, json: bool) -> None:
+def _train_seeds(work: _Work, *, json: bool) -> None:
     """One run a seed, below one folder; then what they have in common."""
     from distill.seeds import distill_seeds
 
     summary = distill_seeds(
-        work.material, work.teacher, work.run, seeds=seeds, out=work.folder, place=work.place, **work.options
+        work.material, work.teacher, work.run, seeds=work.seeds, out=work.folder, place=work.place, **work.options
     )
     if not work.place.ranks.first:
         return
@@ -240,17 +244,24 @@ def _train_seeds(work: _Work, seeds: list[int], *, json: bool) -> None:
         if (found := summary[name]) is not None:
             print(f"agreement, {name}: {found['mean']:.4f} (standard deviation {found['sd']:.4f}, n = {found['n']})")
     if summary["unfinished"]:
-        note(f"{summary['unfinished']} of {len(seeds)} runs are not finished; run the same command again to go on")
+        note(f"{summary['unfinished']} of {len(work.seeds)} runs are not finished; run the same command again to go on")
 
 
 def _tell_forecast(work: _Work, *, json: bool) -> None:
     from distill.forecast import forecast
+    from distill.seeds import folder_of
 
-    found = forecast(work.material, work.teacher, work.run, place=work.place, out=work.folder)
+    runs = {folder_of(work.folder, seed): dataclasses.replace(work.run, seed=seed) for seed in work.seeds} or {
+        work.folder: work.run
+    }
+    told = {out: forecast(work.material, work.teacher, run, place=work.place, out=out) for out, run in runs.items()}
+    states = {str(out): each["state"] for out, each in told.items()}
+    found = next(iter(told.values()))
     if json:
-        emit_json(found)
+        emit_json({**found, "runs": states})
         return
     print_table(["setting", "value"], [[name, str(value)] for name, value in found["settings"].items()])
     print()
     print_table(["what it takes", "number"], [[name, value] for name, value in found["cost"].items()])
-    print(f"{work.folder}: {found['state']}")
+    for out, state in states.items():
+        print(f"{out}: {state}")

@@ -156,6 +156,34 @@ def test_a_student_is_exported(distill: Distill, short: Command) -> None:
     )
 
 
+def test_seeds_have_a_folder_of_their_own(distill: Distill, short: Command) -> None:
+    assert distill(*short, "--out", "one").code == 0
+    distill(*short, "--seeds", "0,1", "--out", "one").refused("one is the folder of one run; choose another --out")
+    distill(*short, "--seeds", "0,0").refused("says 0 twice")
+    distill(*short, "--seeds", "0,0", "--dry-run").refused("says 0 twice")
+    distill(*short, "--seed", "9223372036854775808").refused("expected a number from 0 to 2^63 - 1")
+    assert distill(*short, "--seeds", "0").code == 0
+    found = distill(*short, "--seeds", "0,1", "--dry-run", "--json").json["runs"]
+    states = {Path(out).name: state for out, state in found.items()}
+    assert states == {
+        "seed-0": "finished already: the same command shows its report",
+        "seed-1": "would be started",
+    }
+    assert distill(*short).code == 0  # in a folder beside
+
+
+def test_a_dry_run_keeps_no_teacher(distill: Distill, short: Command) -> None:
+    assert distill(*short, "--dry-run").code == 0
+    assert distill("teachers", "--json").json == []
+
+
+def test_a_run_is_no_transfer_set(distill: Distill, short: Command) -> None:
+    distill(*short, "--out", "one")
+    again = [*short]
+    again[2] = "one"
+    distill(*again).refused("one is a run of training, not a transfer set")
+
+
 def test_a_method_without_images_needs_a_teacher_alone(distill: Distill, weights: Path) -> None:
     command: Command = [
         *("train", "--method", "mad", "--teacher-weights", weights, "--updates", "2", "--batch-size", "8"),
