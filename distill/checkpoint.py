@@ -15,7 +15,7 @@ import xxhash
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from distill.errors import BadCheckpoint, Diverged
+from distill.errors import BadCheckpoint, DamagedCheckpoint, Diverged
 from distill.methods.base import Stateful
 from manifests.commit import write_bytes
 from manifests.provenance import canonical_json
@@ -78,7 +78,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]
             raise ValueError("its bytes are not those that were written")
         return json.loads(texts["states"]), json.loads(texts["facts"]), tensors
     except (SafetensorError, KeyError, ValueError) as error:
-        raise BadCheckpoint(f"{path} is damaged or no checkpoint ({error}); delete it to start anew") from None
+        raise DamagedCheckpoint(f"{path} is damaged or no checkpoint ({error}); delete it to start anew") from None
 
 
 def _checksum(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:

@@ -5,7 +5,8 @@ DistillError                exit 2   wrong usage
 ├── UnknownTeacher          exit 2   no teacher of that name, no weights for it, or more than one file of them
 ├── UnknownMethod           exit 2   no distillation method of that name
 ├── BadLabels               exit 2   data without labels, or with classes that the network lacks
-├── BadCheckpoint           exit 2   a checkpoint that is damaged or belongs to another run
+├── BadCheckpoint           exit 2   a checkpoint that belongs to another run
+│   └── DamagedCheckpoint   exit 4   one whose bytes are not those that were written
 ├── Diverged                exit 2   a loss that is not finite: the term and the steps are named
 ├── UnsupportedSize         exit 2   a network that cannot work at that image size
 └── BadWeights              exit 2   a weights file that is absent, unreadable or does not say what it holds
@@ -56,6 +57,12 @@ class BadLabels(DistillError):
 
 class BadCheckpoint(DistillError):
     """A checkpoint is damaged, or belongs to another run."""
+
+
+class DamagedCheckpoint(BadCheckpoint, IntegrityError):
+    """Its bytes are not those that were written."""
+
+    exit_code = IntegrityError.exit_code
 
 
 class Diverged(DistillError):

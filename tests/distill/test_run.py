@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from distill import run as run_module
-from distill.errors import BadCheckpoint, DistillError, UnknownMethod, UnknownModel, UnsupportedSize
+from distill.errors import DamagedCheckpoint, DistillError, UnknownMethod, UnknownModel, UnsupportedSize
 from distill.material import Material
 from distill.models import spec
 from distill.models.teachers import Classifier, load_classifier
@@ -300,7 +300,7 @@ def test_a_damaged_checkpoint_is_refused(run: Run, tmp_path: Path) -> None:
     run(tmp_path / "run", pace=Pace(stop_after_s=1e-9))
     path = tmp_path / "run" / LAST
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(BadCheckpoint, match="is damaged or no checkpoint"):
+    with pytest.raises(DamagedCheckpoint, match="is damaged or no checkpoint"):
         run(tmp_path / "run")
     path.unlink()
     assert run(tmp_path / "run")["finished"] is True
