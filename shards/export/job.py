@@ -27,7 +27,7 @@ from shards.sources.local import LocalBlocks
 VERSION = 3
 """raised when the same set would give other bytes or records"""
 RECORDS = ".commits"
-"""hidden: who looks for data files by their split, as `datasets` does, would take `commits/train-000000.json` for one"""
+"""hidden: who looks for data files by their split, as `datasets` does, would take `train-000000.json` for one"""
 
 
 @dataclass(frozen=True, kw_only=True)
