@@ -235,7 +235,7 @@ def test_train_refuses_a_damaged_checkpoint(distill: Distill, short: Command) ->
     distill(*short, "--stop-after", "0.000001s")
     path = Path("run") / LAST
     path.write_bytes(path.read_bytes()[:100])
-    distill(*short).refused("run/checkpoints/last.safetensors is damaged or no checkpoint")
+    distill(*short).refused("run/checkpoints/last.safetensors is damaged or no checkpoint", code=4)
 
 
 def test_train_names_the_loss_that_diverged(distill: Distill, short: Command) -> None:
