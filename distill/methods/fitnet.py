@@ -77,15 +77,15 @@ class FitNet(Method):
         with torch.no_grad():
             told = self.setup.the_teacher(images_BCHW)
         seen = self.setup.student.view(images_BCHW)
-        guided_BCHW = self.regressor(seen.maps[self.student_layer].float())
         guiding = not config.hint_first or step < config.hint_first * self.setup.steps
-        terms, loss = {}, images_BCHW.new_zeros((), dtype=torch.float32)
+        terms = {}
         if guiding:
+            guided_BCHW = self.regressor(seen.maps[self.student_layer].float())
             terms["hint"] = hint_distance(guided_BCHW, told.maps[self.teacher_layer])
-            loss = loss + config.hint * terms["hint"]
         if not (guiding and config.hint_first):
             terms["kl"] = kl_divergence(told.logits_BK, seen.logits_BK, temperature=config.temperature)
-            loss = loss + terms["kl"]
+        weights = {"hint": config.hint, "kl": 1.0}
+        loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         descend(loss, self.optimizer, lr=config.lr * cosine(step, self.setup.steps))
         return {name: term.detach() for name, term in terms.items()}
 

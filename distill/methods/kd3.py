@@ -12,10 +12,9 @@ paper we have the supplement alone (networks in its Table 2). Four ideas:
 
 No cross-entropy and no KL. Ours where the sources are silent: a head is one linear layer on the features, the student's
 being the mean of P(phi_s); x and x' go through the student in one batch, so that its BN sees both; alignment is of x
-alone; the constants of a_e are parts of ``epochs``, so that fewer of them go the same course (a run that --updates
-cuts is one of as many epochs, cut). As written the teacher's
-NT-Xent trains nothing but the teacher's head, at the cost of a second forward of the teacher: ``contrast_teacher``
-false leaves it out.
+alone; the constants of a_e are parts of ``epochs``, so that fewer of them go the same course, where --updates cuts it.
+As written the teacher's NT-Xent trains nothing but the teacher's head, at the cost of a second forward of the teacher:
+``contrast_teacher`` false leaves it out.
 """
 
 from collections.abc import Sequence

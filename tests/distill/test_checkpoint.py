@@ -218,3 +218,20 @@ def test_nothing_is_pickled(written: Path) -> None:
         metadata = file.metadata()
     assert set(metadata) == {"states", "facts", "checksum"}
     assert json.loads(metadata["facts"]) == {"step": 12}
+
+
+def test_an_optimisers_momentum_keeps_the_layout_of_its_weights(path: Path) -> None:
+    def made() -> tuple[nn.Module, torch.optim.Optimizer]:
+        net = nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
+        return net, torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+
+    net, optimizer = made()
+    net(torch.ones(2, 4, 5, 5)).sum().backward()
+    optimizer.step()
+    checkpoint.save(path, {"net": net, "optimizer": optimizer}, {"step": 1})
+    other, fresh = made()
+    checkpoint.load(path, {"net": other, "optimizer": fresh})
+    for weight, restored in zip(net.parameters(), other.parameters(), strict=True):
+        kept, back = (of.state[at]["momentum_buffer"] for of, at in ((optimizer, weight), (fresh, restored)))
+        assert torch.equal(kept, back)
+        assert back.stride() == restored.stride()
